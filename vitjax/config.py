@@ -5,6 +5,7 @@ so that a misspelt keyword fails on the line that wrote it, each setting can be 
 stored JSON says all that a run used.
 """
 
+import dataclasses
 import functools
 import importlib
 import inspect
@@ -20,7 +21,17 @@ from ml_collections import ConfigDict, FieldReference
 
 from vitjax.errors import UserError
 
-__all__ = ["build", "factory", "from_json", "load_config_file", "parse_command_line", "spec", "to_json"]
+__all__ = [
+    "build",
+    "describe",
+    "factory",
+    "from_json",
+    "load_config_file",
+    "override",
+    "parse_command_line",
+    "spec",
+    "to_json",
+]
 
 _PLAIN = (bool, int, float, str, tuple, type(None))
 
@@ -47,8 +58,8 @@ def factory(target: Callable[..., Any], /, **keywords: Any) -> ConfigDict:
 
 def _node(target: Callable[..., Any], keywords: dict[str, Any], *, partial: bool) -> ConfigDict:
     signature = _signature(target)
-    _check_keywords(target, signature, keywords, required=not partial)
-    node = {"target": f"{target.__module__}:{target.__qualname__}"}
+    _check_keywords(target, signature, keywords, required=not partial, place=_config_line)
+    node: dict[str, Any] = {"target": f"{target.__module__}:{target.__qualname__}"}
     if partial:
         node["partial"] = True
     else:
@@ -70,11 +81,15 @@ def _node(target: Callable[..., Any], keywords: dict[str, Any], *, partial: bool
 
 def _signature(target: Callable[..., Any]) -> inspect.Signature:
     """The keywords a config may give: linen's own `parent` and `name` belong to the module that calls."""
-    signature = inspect.signature(target)
+    try:
+        signature = inspect.signature(target)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{target!r:.80} does not say which keywords it takes: {error}") from error
+    linen = ("parent", "name") if "parent" in signature.parameters else ()
     kept = [
         parameter
         for name, parameter in signature.parameters.items()
-        if name not in ("parent", "name") and not name.startswith("_") and parameter.kind is not inspect.Parameter.VAR_POSITIONAL
+        if not name.startswith("_") and name not in linen and parameter.kind is not parameter.VAR_POSITIONAL
     ]
     return signature.replace(parameters=kept)
 
@@ -86,7 +101,12 @@ def _is_plain(value: Any) -> bool:
 
 
 def _check_keywords(
-    target: Callable[..., Any], signature: inspect.Signature, keywords: Iterable[str], *, required: bool
+    target: Callable[..., Any],
+    signature: inspect.Signature,
+    keywords: Iterable[str],
+    *,
+    required: bool,
+    place: Callable[[], str],
 ) -> None:
     names = set(keywords)
     parameters = signature.parameters
@@ -94,22 +114,29 @@ def _check_keywords(
     unknown = [] if takes_any else sorted(names - set(parameters))
     if unknown:
         close = get_close_matches(unknown[0], parameters, n=1)
-        hint = f"; did you mean `{close[0]}`?" if close else f"; it takes {', '.join(f'`{name}`' for name in parameters)}"
-        raise UserError(f"{_config_line()}{target.__qualname__} has no keyword `{unknown[0]}`{hint}")
+        known = ", ".join(f"`{name}`" for name in parameters)
+        hint = f"did you mean `{close[0]}`?" if close else f"it takes {known or 'none'}"
+        raise UserError(f"{place()}{target.__qualname__} has no keyword `{unknown[0]}`; {hint}")
     missing = [
         name
         for name, parameter in parameters.items()
         if parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD and name not in names
     ]
     if missing and required:
-        raise UserError(f"{_config_line()}{target.__qualname__} needs {', '.join(f'`{name}`' for name in missing)}")
+        raise UserError(f"{place()}{target.__qualname__} needs {', '.join(f'`{name}`' for name in missing)}")
 
 
 def _config_line() -> str:
-    """`file:line: ` of the innermost caller outside this module."""
-    for frame in reversed(traceback.extract_stack()):
-        if frame.filename != __file__:
-            return f"{frame.filename}:{frame.lineno}: "
+    """`file:line: ` of the innermost caller outside this package, which is the config.
+
+    The tests wrap our functions in jaxtyping's and beartype's, which are no callers either.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        package = frame.f_globals.get("__name__", "").partition(".")[0]
+        if package not in (__package__, "jaxtyping", "beartype"):
+            return f"{frame.f_code.co_filename}:{frame.f_lineno}: "
+        frame = frame.f_back
     return ""
 
 
@@ -130,7 +157,7 @@ def build(node: Any, *, packages: Sequence[str] | None = None) -> Any:
             return items
         target = _resolve(items.pop("target"), packages)
         partial = items.pop("partial", False)
-        _check_keywords(target, _signature(target), items, required=not partial)
+        _check_keywords(target, _signature(target), items, required=not partial, place=str)
         return functools.partial(target, **items) if partial else target(**items)
     if isinstance(node, tuple | list):
         return type(node)(build(item, packages=packages) for item in node)
@@ -150,7 +177,44 @@ def _resolve(name: str, packages: Sequence[str] | None) -> Callable[..., Any]:
             target = getattr(target, part)
     except (ImportError, AttributeError) as error:
         raise UserError(f"target {name!r} cannot be imported: {error}") from error
+    if not callable(target):
+        raise UserError(f"target {name!r} is a {type(target).__name__}; expected a class or function")
     return target
+
+
+def describe(value: Any) -> Any:
+    """The spec that builds `value` again: the way back from `build`.
+
+    Args:
+        value: a dataclass instance (linen modules are some), `functools.partial`, class, function, or tuple, list or
+            dict of these; plain values are returned as they are.
+
+    Raises:
+        UserError: something in it cannot be stored.
+    """
+    if isinstance(value, functools.partial):
+        if value.args:
+            raise UserError(f"{value!r} cannot be stored: give its arguments by name")
+        return factory(value.func, **{name: describe(item) for name, item in value.keywords.items()})
+    if isinstance(value, type) or inspect.isfunction(value):
+        return factory(value)
+    if dataclasses.is_dataclass(value):
+        keywords = _signature(type(value)).parameters
+        given = {
+            field.name: getattr(value, field.name)
+            for field in dataclasses.fields(value)
+            if field.name in keywords
+            # as `spec` does, leave out a callable that is the default: the constructor has it
+            and not (callable(field.default) and getattr(value, field.name) is field.default)
+        }
+        return spec(type(value), **{name: describe(item) for name, item in given.items()})
+    if isinstance(value, tuple | list):
+        return type(value)(describe(item) for item in value)
+    if isinstance(value, dict):
+        return {name: describe(item) for name, item in value.items()}
+    if not isinstance(value, _PLAIN):
+        raise UserError(f"{value!r:.80} is a {type(value).__name__}, which cannot be stored in a config")
+    return value
 
 
 def to_json(config: ConfigDict) -> str:
@@ -191,7 +255,8 @@ def load_config_file(path: str | Path, overrides: Sequence[str] = ()) -> ConfigD
     path = Path(path)
     if not path.is_file():
         known = sorted(str(found) for found in Path("configs").glob("*.py"))
-        raise UserError(f"--config={path}: no such file; " + (f"there are {', '.join(known)}" if known else "give a path"))
+        hint = f"there are {', '.join(known)}" if known else "give a path"
+        raise UserError(f"--config={path}: no such file; {hint}")
     namespace: dict[str, Any] = {"__name__": path.stem, "__file__": str(path)}
     try:
         exec(compile(path.read_text(), str(path), "exec"), namespace)
@@ -205,15 +270,31 @@ def load_config_file(path: str | Path, overrides: Sequence[str] = ()) -> ConfigD
         lines = [frame.lineno for frame in traceback.extract_tb(sys.exc_info()[2]) if frame.filename == str(path)]
         line = f":{lines[-1]}" if lines else ""
         raise UserError(f"{path}{line}: {type(error).__name__}: {error}") from error
-    for override in overrides:
-        _override(config, override)
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"{path}: get_config() returned a {type(config).__name__}; expected a ConfigDict")
+    for text in overrides:
+        name, separator, value = text.partition("=")
+        if not separator:
+            raise UserError(f"--config.{text}: write --config.{text}=VALUE")
+        _set(config, name, value, _parse_value, f"--config.{name}")
     return config.lock()
 
 
-def _override(config: ConfigDict, text: str) -> None:
-    path, separator, value = text.partition("=")
-    if not separator:
-        raise UserError(f"--config.{text}: write --config.{text}=VALUE")
+def override(config: ConfigDict, name: str, value: Any) -> None:
+    """Replaces one setting of a config.
+
+    Args:
+        config: is changed.
+        name: of the setting, such as `optimizer.lr`.
+        value: of the type of the value it replaces; `None` fits all.
+
+    Raises:
+        UserError: the config has no such setting, or the value is of another type.
+    """
+    _set(config, name, value, lambda given, current: given, f"`{name}`")
+
+
+def _set(config: ConfigDict, path: str, value: Any, convert: Callable[[Any, Any], Any], shown: str) -> None:
     *parents, name = path.split(".")
     node: Any = config
     for depth, part in enumerate([*parents, name]):
@@ -222,17 +303,17 @@ def _override(config: ConfigDict, text: str) -> None:
             names = list(node) if isinstance(node, ConfigDict) else []
             close = get_close_matches(part, names, n=1)
             hint = f"did you mean `{close[0]}`?" if close else f"it has {', '.join(names) or 'no settings of its own'}"
-            raise UserError(f"--config.{path}: `{here}` has no setting `{part}`; {hint}")
+            raise UserError(f"{shown}: `{here}` has no setting `{part}`; {hint}")
         if depth < len(parents):
             node = node[part]
     current = node[name]
-    if isinstance(current, ConfigDict):
-        raise UserError(f"--config.{path}: is a group of settings; set one of them, such as --config.{path}.{next(iter(current))}")
+    if isinstance(current, ConfigDict) and not isinstance(value, ConfigDict):
+        raise UserError(f"{shown} is a group of settings; set one of them, such as {path}.{next(iter(current))}")
     try:
-        node[name] = _parse_value(value, current)
+        node[name] = convert(value, current)
     except (TypeError, ValueError) as error:
         expected = type(current).__name__
-        raise UserError(f"--config.{path}={value}: expected {expected} such as {current!r}: {error}") from error
+        raise UserError(f"{shown}={value}: expected {expected} such as {current!r}: {error}") from error
 
 
 def _parse_value(text: str, current: Any) -> Any:
@@ -246,10 +327,8 @@ def _parse_value(text: str, current: Any) -> Any:
         if lowered not in ("true", "false", "1", "0"):
             raise ValueError("true or false")
         return lowered in ("true", "1")
-    if isinstance(current, int):
-        return int(text)
-    if isinstance(current, float):
-        return float(text)
+    if isinstance(current, int | float):
+        return type(current)(text)
     try:
         return _tuples(json.loads(text.replace("(", "[").replace(")", "]")))
     except json.JSONDecodeError:
@@ -272,18 +351,13 @@ def parse_command_line(arguments: Sequence[str]) -> tuple[ConfigDict, dict[str, 
             raise UserError(f"{argument!r}: expected a flag such as --config FILE or --config.steps=100")
         name, separator, value = argument[2:].partition("=")
         if not separator:
-            if not queue or (queue[0].startswith("--")):
-                value = "true"
-            else:
-                value = queue.pop(0)
+            value = "true" if not queue or queue[0].startswith("--") else queue.pop(0)
         if name == "config":
             path = value
         elif name.startswith("config."):
-            overrides.append(f"{name[len('config.'):]}={value}")
+            overrides.append(f"{name[len('config.') :]}={value}")
         else:
             flags[name] = value
     if path is None:
         raise UserError("no --config given; try --config configs/navit.py")
     return load_config_file(path, overrides), flags
-
-

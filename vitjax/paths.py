@@ -47,6 +47,8 @@ def unflatten(leaves: dict[str, Any]) -> dict[str, Any]:
             node = node.setdefault(parent, {})
             if not isinstance(node, dict):
                 raise ValueError(f"path {path!r} goes through {parent!r}, which is a leaf already")
+        if name in node:
+            raise ValueError(f"path {path!r} is a leaf, but other paths go through it")
         node[name] = leaf
     return tree
 

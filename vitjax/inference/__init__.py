@@ -1,1 +1,1 @@
-"""inference"""
+"""Using a trained model: bundles, prediction on pictures of any size, results."""

@@ -1,1 +1,1 @@
-"""layers"""
+"""Blocks with parameters that two or more papers use unchanged."""

@@ -1,1 +1,1 @@
-"""ops"""
+"""Pure functions: attention, segments, positions, losses."""

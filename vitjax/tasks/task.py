@@ -1,6 +1,6 @@
 """What a batch means: the only thing the trainer knows about a problem."""
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 
@@ -12,6 +12,7 @@ Metrics = dict[str, tuple[jax.Array, jax.Array]]
 """Name to (sum, count): adding two of them element by element gives the metrics of both batches together."""
 
 
+@runtime_checkable
 class Meter(Protocol):
     """Gathers the predictions of a whole evaluation on the host."""
 
@@ -24,6 +25,7 @@ class Meter(Protocol):
         ...
 
 
+@runtime_checkable
 class Task(Protocol):
     """Five pure functions of a batch; `training` calls nothing else."""
 

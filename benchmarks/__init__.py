@@ -1,0 +1,1 @@
+"""Every figure that vitjax quotes: `python -m benchmarks` lists them."""

@@ -1,0 +1,77 @@
+"""Largest difference to each PyTorch reference, forward and gradient, beside the reference's own noise.
+
+    python -m benchmarks parity --write-readme
+
+writes the table into README.md between `<!-- parity:begin -->` and `<!-- parity:end -->`. `ours` is the largest
+difference and `peer` the reference's own |float64 - float32|, both on the quantity that uses up most of its allowance;
+the ratio is allowance / difference. `--repeats` is the number of draws of weights and images.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from benchmarks.comparison import TIMES_NOISE, Difference, compare, worst
+from benchmarks.report import Options, Row
+from benchmarks.torch_side import import_torch
+
+FLAGS = ("--write-readme",)
+
+_README = Path(__file__).resolve().parents[1] / "README.md"
+_BEGIN, _END = "<!-- parity:begin -->", "<!-- parity:end -->"
+_KINDS = {"forward": ("logits", "stage"), "gradient": ("gradient",)}
+
+
+def rows(options: Options) -> Iterator[Row]:
+    """Two rows a case, `forward` (outputs and every stage) and `gradient` (by every parameter and input)."""
+    import_torch()
+    from benchmarks.parity_cases import CASES
+
+    done: list[tuple[str, dict[str, Difference]]] = []
+    for name, make in CASES.items():
+        if not any(options.wants(f"{name} {kind}") for kind in _KINDS):
+            continue
+        found = [difference for seed in range(options.repeats) for difference in compare(make(), seed)]
+        largest = {
+            title: worst([difference for difference in found if difference.kind in kinds])
+            for title, kinds in _KINDS.items()
+        }
+        done.append((name, largest))
+        for title, difference in largest.items():
+            if options.wants(f"{name} {title}"):
+                yield _row(f"{name} {title}", difference)
+    if "--write-readme" in options.flags:
+        write_table(_README, readme_table(done, options.repeats))
+
+
+def _row(case: str, difference: Difference) -> Row:
+    ratio = TIMES_NOISE * difference.noise / difference.difference if difference.difference else None
+    return Row(case, difference.difference, difference.noise, ratio, None, None, "largest difference")
+
+
+def readme_table(cases: Sequence[tuple[str, dict[str, Difference]]], seeds: int) -> str:
+    """The Markdown table of all cases."""
+    lines = [
+        f"Largest |ours - reference| in float32 over {seeds} draws of weights and images, in brackets the reference's",
+        f"own |float64 - float32| on the same quantity. Allowed are {TIMES_NOISE:.0f} times the latter.",
+        "",
+        "| model and reference | outputs and stages | gradients |",
+        "|---|---|---|",
+    ]
+    for name, largest in cases:
+        cells = [f"{d.difference:.1e} ({d.noise:.1e})" for d in largest.values()]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def write_table(file: Path, table: str) -> None:
+    """Replaces what stands between the two marks.
+
+    Raises:
+        ValueError: the file does not have both marks, once each and in order.
+    """
+    text = file.read_text(encoding="utf-8")
+    if text.count(_BEGIN) != 1 or text.count(_END) != 1 or text.index(_BEGIN) > text.index(_END):
+        raise ValueError(f"{file} needs the lines {_BEGIN} and {_END}, once each and in this order")
+    before, rest = text.split(_BEGIN)
+    _, after = rest.split(_END)
+    file.write_text(f"{before}{_BEGIN}\n{table}\n{_END}{after}", encoding="utf-8")

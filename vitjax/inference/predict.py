@@ -1,0 +1,112 @@
+"""From whatever a person calls a picture to batches of the model, and back to one row of scores per picture."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields, replace
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from vitjax.arrays import Array, Batch
+from vitjax.data.images import BrokenExample
+from vitjax.data.loading import Shards
+from vitjax.data.sources import ImageList
+from vitjax.errors import UserError
+
+__all__ = ["Pictures", "list_pictures", "score_pictures", "small_batches"]
+
+
+def list_pictures(images: Any) -> list[Any]:
+    """What `ImageList` takes, one entry per thing given: batches of arrays are cut into images.
+
+    Args:
+        images: one of these, or any mixture of them in a list: the path of a file; a folder, for all images in it; a
+            pattern such as `photos/*.jpg`; an `http(s)://` address; the bytes of a file; a PIL image; an array (numpy,
+            JAX or torch) `[H, W]`, `[H, W, C]`, or `[N, H, W, C]`, which counts as N images.
+    """
+    is_one = isinstance(images, str | bytes | os.PathLike | Image.Image) or hasattr(images, "__array__")
+    entries: list[Any] = []
+    for item in [images] if is_one or not isinstance(images, Sequence | Iterator) else images:
+        if isinstance(item, Image.Image) or not hasattr(item, "__array__"):
+            entries.append(item)
+        else:
+            array = np.asarray(item)
+            entries.extend(array if array.ndim == 4 else [array])
+    return entries
+
+
+class Pictures:
+    """An `ImageList` with the labels of a model, which remembers why a picture could not be read.
+
+    Attributes:
+        images: what is read.
+        labels: class names, as the batches ask for them.
+        errors: reason by picture number, filled while reading.
+    """
+
+    name = "predict"
+
+    def __init__(self, images: ImageList, labels: tuple[str, ...]):
+        self.images = images
+        self.labels = labels
+        self.errors: dict[int, str] = {}
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        try:
+            return self.images[index]
+        except BrokenExample as error:
+            self.errors[index] = error.reason
+            raise
+        except UserError as error:  # an array of a type, shape or range that says nothing certain
+            name = self.images.names[index]
+            self.errors[index] = str(error).removeprefix(f"{name}: ")
+            raise BrokenExample(name, self.errors[index]) from error
+
+
+def small_batches(source: Any, batches: Any) -> Iterator[Batch]:
+    """Each picture once, in batches of few different shapes.
+
+    Args:
+        source: the pictures.
+        batches: description of batches, without a source.
+    """
+    # What is stored are the settings of a training run; here nothing may stop for a broken file, errors are gathered in
+    # this process, and bucket capacities, which follow the data, would compile anew for every call.
+    settings = {"max_broken": 1.0, "workers": 0, "buckets": False}
+    known = {field.name for field in fields(batches)}
+    batches = replace(batches, **{name: value for name, value in settings.items() if name in known})
+    for batch in batches.with_source(source).epoch(Shards()):
+        yield _trim_rows({name: leaf for name, leaf in batch.items() if name != "buckets"})
+
+
+def _trim_rows(batch: Batch) -> Batch:
+    """Leaves out rows that hold no real image, down to a power of two: one picture need not pay for a full batch."""
+    used = batch["image_mask"].reshape(len(batch["image_mask"]), -1).any(axis=1)
+    count = max(int(used.sum()), 1)
+    kept = min(1 << (count - 1).bit_length(), len(used))
+    rows = np.argsort(~used, kind="stable")[:kept]
+    return {name: leaf[rows] for name, leaf in batch.items()}
+
+
+def score_pictures(
+    pictures: Pictures, batches: Any, forward: Callable[[Batch], Array]
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Yields (number, scores) of every picture that can be read, in the order of the batches.
+
+    Args:
+        pictures: what to score.
+        batches: description of batches, without a source.
+        forward: from a batch to scores with the leading axes of the batch's `example`.
+    """
+    for batch in small_batches(pictures, batches):
+        scores = np.asarray(forward(batch))
+        mask = batch["image_mask"]
+        for number, row in zip(batch["example"][mask].tolist(), scores[mask], strict=True):
+            if np.isfinite(row).all():
+                yield number, row
+            else:
+                pictures.errors[number] = "the model's answer is no finite number; is the picture's shape extreme?"

@@ -1,0 +1,134 @@
+"""Pictures of a run: curves, inputs, packed rows. matplotlib is imported when the first one is drawn."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vitjax.arrays import Batch
+
+__all__ = ["draw_batch", "draw_curves", "packed_images"]
+
+_SHOWN = 24
+
+
+def draw_curves(rows: Sequence[dict[str, Any]], folder: Path) -> None:
+    """`loss.png`, and `scores.png` with every other metric that both training and evaluation have.
+
+    Args:
+        rows: of `metrics.jsonl`.
+        folder: where the pictures go.
+    """
+    train = [row for row in rows if row.get("kind") == "train"]
+    evaluation = [row for row in rows if row.get("kind") == "evaluation"]
+    names = {name for row in evaluation for name in row} - {"kind", "step", "loss", "seconds"}
+    _draw_lines(folder / "loss.png", ["loss"], train, evaluation)
+    if names:
+        _draw_lines(folder / "scores.png", sorted(names), train, evaluation)
+
+
+def _draw_lines(path: Path, names: Sequence[str], train: Sequence[dict], evaluation: Sequence[dict]) -> None:
+    figure, axes = _figure(7.0, 4.0)
+    for number, name in enumerate(names):
+        for rows, style, label in ((train, "-", "training"), (evaluation, "o--", "held back")):
+            points = [(row["step"], row[name]) for row in rows if name in row]
+            if points:
+                axes.plot(*zip(*points, strict=True), style, color=f"C{number}", markersize=4, label=f"{name}, {label}")
+    axes.set_xlabel("step")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    figure.savefig(path, dpi=100)
+
+
+def draw_batch(batch: Batch, labels: Sequence[str] | None, folder: Path) -> list[Path]:
+    """`inputs.png`, and `rows.png` for packed rows: every image in a colour of its own, padding white.
+
+    Args:
+        batch: numpy, of either kind.
+        labels: class names.
+        folder: where the pictures go.
+
+    Returns:
+        The files drawn; none for a batch that holds neither images nor patches.
+    """
+    drawn = []
+    if "patches" in batch:
+        images, numbers = packed_images(batch, _SHOWN)
+        _draw_rows(folder / "rows.png", batch["segments"])
+        drawn.append(folder / "rows.png")
+    elif "image" in batch:
+        images, numbers = list(batch["image"][:_SHOWN]), list(batch.get("label", ()))[:_SHOWN]
+    else:
+        return drawn
+    if images:
+        _draw_images(folder / "inputs.png", images, [_name(number, labels) for number in numbers])
+        drawn.append(folder / "inputs.png")
+    return drawn
+
+
+def packed_images(batch: Batch, most: int) -> tuple[list[np.ndarray], list[int]]:
+    """The first images of packed rows put together from their patches, dropped tokens grey; and their labels.
+
+    Args:
+        batch: with uint8 `patches` [B, N, P], a patch flattened (row, column, channel).
+        most: images returned at most.
+    """
+    patches = batch["patches"]
+    channels = 3 if math.isqrt(patches.shape[-1] // 3) ** 2 * 3 == patches.shape[-1] else 1
+    size = math.isqrt(patches.shape[-1] // channels)
+    images, labels = [], []
+    for row, slot in np.argwhere(batch["image_mask"])[:most]:
+        tokens = batch["segments"][row] == slot + 1
+        grid = batch["grid_sizes"][row, slot]
+        canvas = np.full((*grid, size, size, channels), 128, np.uint8)
+        at = batch["positions"][row][tokens]
+        canvas[at[:, 0], at[:, 1]] = patches[row][tokens].reshape(-1, size, size, channels)
+        images.append(canvas.swapaxes(1, 2).reshape(grid[0] * size, grid[1] * size, channels))
+        labels.append(int(batch["label"][row, slot]) if "label" in batch else -1)
+    return images, labels
+
+
+def _draw_rows(path: Path, segments: np.ndarray) -> None:
+    from matplotlib import colormaps
+
+    colours = np.concatenate([np.ones((1, 3)), colormaps["tab20"].colors])  # pyright: ignore[reportAttributeAccessIssue]
+    shown = segments[:_SHOWN]
+    picture = colours[np.where(shown > 0, (shown - 1) % 20 + 1, 0)]
+    figure, axes = _figure(10.0, 1 + 0.25 * len(shown))
+    axes.imshow(picture, aspect="auto", interpolation="nearest")
+    axes.set_xlabel("token")
+    axes.set_ylabel("row")
+    axes.set_title(f"packed rows, {float(np.mean(segments == 0)):.1%} padding (white)", fontsize=9)
+    figure.savefig(path, dpi=100)
+
+
+def _draw_images(path: Path, images: Sequence[np.ndarray], titles: Sequence[str]) -> None:
+    columns = min(8, len(images))
+    rows = -(-len(images) // columns)
+    figure, _ = _figure(1.3 * columns, 1.5 * rows)
+    figure.clear()
+    for number, image in enumerate(images):
+        axes = figure.add_subplot(rows, columns, number + 1)
+        axes.imshow(image.squeeze(), cmap="gray" if image.shape[-1] == 1 else None, vmin=0, vmax=255)
+        axes.set_title(titles[number] if number < len(titles) else "", fontsize=8)
+        axes.axis("off")
+    figure.savefig(path, dpi=100)
+
+
+def _figure(width: float, height: float) -> tuple[Any, Any]:
+    """A figure that needs no display and no global state."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.add_subplot()
+
+
+def _name(label: Any, labels: Sequence[str] | None) -> str:
+    number = np.asarray(label)
+    if number.ndim or not np.issubdtype(number.dtype, np.integer):
+        return ""
+    return labels[int(number)] if labels and 0 <= int(number) < len(labels) else str(int(number))
