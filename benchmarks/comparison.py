@@ -23,7 +23,7 @@ __all__ = ["TIMES_NOISE", "Case", "Difference", "compare", "misfits", "random_we
 
 TIMES_NOISE = 30.0
 """Two correct float32 programs that add in different orders differ by a few times what either is away from the truth;
-the noise is one draw of that, on few numbers. Measured over all cases and 20 seeds: at most NN times."""
+the noise is one draw of that, on few numbers. Largest seen over all cases and 8 seeds: 6.6 times."""
 
 Stages = dict[str, Any]
 """Name of each stage in the order of computation, `"logits"` the last."""

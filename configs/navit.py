@@ -17,10 +17,11 @@ square root schedule; a run this short uses a cosine.
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from vitjax.config import spec
+from vitjax.config import factory, spec
 from vitjax.data.packing import PackedBatches
 from vitjax.data.sampling import BetaDrop, FixedSide, TruncatedNormalSide
 from vitjax.data.sources import open_source
+from vitjax.layers.packed_positions import FactorisedPositions, LearnedAxis
 from vitjax.models.navit import NaViT
 from vitjax.ops.losses import SigmoidCrossEntropy
 from vitjax.tasks.packed_classification import PackedClassification
@@ -37,9 +38,19 @@ def get_config() -> ConfigDict:
     config.steps = 400
 
     config.model = spec(
-        NaViT, patch_size=8, max_grid=(32, 32), width=96, depth=5, num_heads=3, mlp_width=192, head_bias=-2.2
+        NaViT,
+        patch_size=8,
+        max_grid=(32, 32),
+        width=96,
+        depth=5,
+        num_heads=3,
+        mlp_width=192,
+        positions=factory(FactorisedPositions, axis=factory(LearnedAxis, std=0.5)),
+        head_bias=-2.2,
     )
-    config.task = spec(PackedClassification, criterion=spec(SigmoidCrossEntropy))
+    config.task = spec(
+        PackedClassification, mean=(0.65, 0.65, 0.65), std=(0.25, 0.25, 0.25), criterion=spec(SigmoidCrossEntropy)
+    )
 
     config.train = spec(
         PackedBatches,
@@ -48,9 +59,9 @@ def get_config() -> ConfigDict:
         ),
         patch_size=config.model.get_ref("patch_size"),
         length=256,
-        rows=16,
+        rows=8,
         max_images=32,
-        resolution=spec(TruncatedNormalSide, low=16, high=48),
+        resolution=spec(TruncatedNormalSide, low=24, high=48),
         token_drop=spec(BetaDrop, mean=0.1, maximum=0.4),
     )
     config.evaluation = spec(
@@ -60,10 +71,10 @@ def get_config() -> ConfigDict:
         length=config.train.get_ref("length"),
         rows=config.train.get_ref("rows"),
         max_images=config.train.get_ref("max_images"),
-        resolution=spec(FixedSide, side=32),
+        resolution=spec(FixedSide, side=40),
     )
 
-    config.optimizer = spec(AdamW, lr=2e-3, weight_decay=0.05)
+    config.optimizer = spec(AdamW, lr=3e-3, weight_decay=0.05, b2=0.98)
     config.schedule = spec(Cosine, warmup_steps=40)
     config.decay_rules = ((".*/kernel", 1.0), (".*", 0.0))
     config.rate_rules = ((".*", 1.0),)

@@ -7,15 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.__main__ import available, main
+from benchmarks.comparison import Difference, misfits, worst
+from benchmarks.parity import readme_table, write_table
+from benchmarks.peers import Side, measure_in_turns
+from benchmarks.report import Options, Row, format_row, header, print_rows, write_json
+
 _ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(_ROOT))
-
-from benchmarks.__main__ import available, main  # noqa: E402
-from benchmarks.comparison import Difference, misfits, worst  # noqa: E402
-from benchmarks.parity import readme_table, write_table  # noqa: E402
-from benchmarks.peers import Side, measure_in_turns  # noqa: E402
-from benchmarks.report import Options, Row, format_row, header, print_rows, write_json  # noqa: E402
-
 FIELDS = ["case", "ours", "peer", "ratio", "min", "max", "unit"]
 
 
