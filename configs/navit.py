@@ -10,8 +10,8 @@ The same config on other pictures (set `--config.workdir` too):
     --config.data=tfds:NAME       a prepared TensorFlow data set
 
 NaViT (Dehghani et al., 2023, arXiv:2307.06304): rows filled as in appendix B.3, sides drawn from a truncated normal
-(section 4.2), Beta token drop (section 4.1), sigmoid loss (B.1). The paper trains for 10^5 steps and more with a reciprocal
-square root schedule; a run this short uses a cosine.
+(section 4.2), Beta token drop (section 4.1), sigmoid loss (B.1). The paper trains for 10^5 steps and more
+with a reciprocal square root schedule; a run this short uses a cosine.
 """
 
 from ml_collections import ConfigDict
@@ -35,7 +35,7 @@ def get_config() -> ConfigDict:
     config.workdir = "runs/navit"
     config.data = "digits"
     config.data_dir = placeholder(str)  # where TFDS looks, if not in its usual place
-    config.steps = 400
+    config.steps = 1000
 
     config.model = spec(
         NaViT,
@@ -59,6 +59,7 @@ def get_config() -> ConfigDict:
         ),
         patch_size=config.model.get_ref("patch_size"),
         length=256,
+        workers=1,
         rows=8,
         max_images=32,
         resolution=spec(TruncatedNormalSide, low=24, high=48),
@@ -71,7 +72,7 @@ def get_config() -> ConfigDict:
         length=config.train.get_ref("length"),
         rows=config.train.get_ref("rows"),
         max_images=config.train.get_ref("max_images"),
-        resolution=spec(FixedSide, side=40),
+        resolution=spec(FixedSide, side=44),
     )
 
     config.optimizer = spec(AdamW, lr=3e-3, weight_decay=0.05, b2=0.98)
@@ -86,8 +87,8 @@ def get_config() -> ConfigDict:
     config.sharding_rules = ()
 
     config.log_every = 10
-    config.evaluate_every = 100
-    config.checkpoint_every = 100
+    config.evaluate_every = 200
+    config.checkpoint_every = 200
     config.keep_checkpoints = 2
     config.best_metric = "top1"
     return config

@@ -19,6 +19,7 @@ SHORT = [
     "--config.evaluate_every=4",
     "--config.checkpoint_every=2",
     "--config.log_every=1",
+    "--config.schedule.warmup_steps=1",
     "--config.model.depth=1",
 ]
 

@@ -15,6 +15,7 @@ CONFIGS = sorted(Path(__file__).parent.parent.glob("configs/**/*.py"))
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_two_steps_then_resume_then_predict(path, tmp_path):
     overrides = ["steps=2", "evaluate_every=2", "checkpoint_every=1", "log_every=1", "model.depth=1"]
+    overrides.append("schedule.warmup_steps=1")
     overrides.append(f"workdir={tmp_path / 'run'}")
     config = load_config_file(path, overrides)
     first = fit(config)

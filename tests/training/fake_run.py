@@ -38,7 +38,7 @@ class Net(nn.Module):
         x = nn.Dropout(self.dropout_rate, deterministic=not train, name="dropout")(nn.gelu(x))
         return nn.Dense(self.num_classes, name="head")(x)
 
-    def describe(self) -> str:
+    def describe(self, **inputs) -> str:
         return "no attention"
 
 

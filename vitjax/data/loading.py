@@ -46,11 +46,13 @@ class Shards:
         process_index: number of this process.
         process_count: number of processes; each makes an equal, contiguous slice of every batch.
         groups: data shards of the mesh in this process, over which its slice is divided again.
+        buckets: whether attention has a use for the length buckets of packed batches: on CPU.
     """
 
     process_index: int = 0
     process_count: int = 1
     groups: int = 1
+    buckets: bool = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.process_index < self.process_count:

@@ -237,10 +237,11 @@ class PackedBatches:
         return max(-(-len(packer.closed) // (self.rows // self.packers)) for packer in packers)
 
     def _wants_buckets(self, shards: Shards) -> bool:
-        if self.buckets and shards.process_count > 1:
+        wanted = self.buckets and shards.buckets
+        if wanted and shards.process_count > 1:
             # a batch that does not fit in one process would change the shapes that all of them must agree on
             _logger.info("packing: length buckets need a single process; attention will use the segment mask")
-        return self.buckets and shards.process_count == 1
+        return wanted and shards.process_count == 1
 
     def _plan_buckets(self, sample: list[int | None], shards: Shards) -> Buckets | None:
         sizes = np.array([tokens for tokens in sample if tokens is not None], np.int64)

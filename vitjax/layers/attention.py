@@ -20,7 +20,8 @@ class SelfAttention(nn.Module):
     Attributes:
         num_heads: A.
         head_size: K; `D / A` if not given.
-        use_bias: biases of all four projections.
+        use_qkv_bias: biases of queries, keys and values.
+        use_out_bias: bias of the projection back.
         query_norm: factory of a normalisation over `[B*N, A, K]`, or `None`.
         key_norm: likewise.
         scale: factor of the logits; `1 / sqrt(K)` if not given.
@@ -29,7 +30,8 @@ class SelfAttention(nn.Module):
 
     num_heads: int
     head_size: int | None = None
-    use_bias: bool = True
+    use_qkv_bias: bool = True
+    use_out_bias: bool = True
     query_norm: Callable[..., nn.Module] | None = None
     key_norm: Callable[..., nn.Module] | None = None
     scale: float | None = None
@@ -43,7 +45,7 @@ class SelfAttention(nn.Module):
         heads = (-1, self.num_heads, size)
 
         def project(name: str) -> Array:
-            return Dense(self.num_heads * size, use_bias=self.use_bias, dtype=self.dtype, name=name)(tokens)
+            return Dense(self.num_heads * size, use_bias=self.use_qkv_bias, dtype=self.dtype, name=name)(tokens)
 
         query, key, value = (project(name).reshape(heads) for name in ("query", "key", "value"))
         if self.query_norm is not None:
@@ -52,4 +54,4 @@ class SelfAttention(nn.Module):
             key = self.key_norm(dtype=self.dtype, name="key_norm")(key)
         scale = size**-0.5 if self.scale is None else self.scale
         outputs = attend(query, key, value, scale).reshape(-1, self.num_heads * size)
-        return Dense(width, use_bias=self.use_bias, dtype=self.dtype, name="out")(outputs)
+        return Dense(width, use_bias=self.use_out_bias, dtype=self.dtype, name="out")(outputs)

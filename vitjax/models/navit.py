@@ -17,7 +17,7 @@ from vitjax.layers.packed_positions import FactorisedPositions
 from vitjax.layers.transformer import MLP, Block
 from vitjax.models.vit import check_transformer
 from vitjax.ops.activations import gelu
-from vitjax.ops.attention import attend_packed, packed_plan
+from vitjax.ops.attention import attend_packed, attention_report, packed_plan
 
 __all__ = ["VARIANTS", "AttentionPooling", "NaViT", "PatchEmbedding"]
 
@@ -149,6 +149,17 @@ class NaViT(nn.Module):
         if len(self.max_grid) != 2 or min(self.max_grid) < 1:
             raise UserError(f"NaViT: `max_grid` (={self.max_grid}) must be two positive numbers, (rows, columns)")
 
+    def describe(self, patches: Any, segments: Any, positions: Any, grid_sizes: Any, buckets: Any = None) -> str:
+        """The attention that runs for these inputs, in words; only shapes matter."""
+        return attention_report(
+            packed=True,
+            dtype=self.dtype,
+            length=patches.shape[1],
+            head_size=self.head_size or self.width // self.num_heads,
+            has_buckets=buckets is not None,
+            implementation=self.attention_implementation,
+        )
+
     @nn.compact
     def __call__(
         self,
@@ -209,7 +220,8 @@ class NaViT(nn.Module):
                     SelfAttention,
                     num_heads=self.num_heads,
                     head_size=self.head_size,
-                    use_bias=False,
+                    use_qkv_bias=False,
+                    use_out_bias=False,
                     query_norm=self.query_norm,
                     key_norm=self.key_norm,
                     scale=self.attention_scale,

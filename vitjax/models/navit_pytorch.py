@@ -65,9 +65,11 @@ class QueryPooling(nn.Module):
 
     Attributes:
         residual: whether the query is added to what it found.
+        norm: factory of the norm of queries and keys, over the heads; there even where the blocks have none.
     """
 
     residual: bool
+    norm: Callable[..., nn.Module]
 
     @nn.compact
     def __call__(
@@ -84,10 +86,8 @@ class QueryPooling(nn.Module):
 
         query = project("query", model.norm(dtype=model.dtype, name="probe_norm")(probe))
         key, value = project("key", tokens), project("value", tokens)
-        if model.query_norm is not None:
-            query = model.query_norm(dtype=model.dtype, name="query_norm")(query)
-        if model.key_norm is not None:
-            key = model.key_norm(dtype=model.dtype, name="key_norm")(key)
+        query = self.norm(dtype=model.dtype, name="query_norm")(query)
+        key = self.norm(dtype=model.dtype, name="key_norm")(key)
         scale = size**-0.5 if model.attention_scale is None else model.attention_scale
         pooled = pool_by_probe(query[0], key, value, segments, num_slots, scale=scale)
         pooled = pooled.reshape(*pooled.shape[:2], heads * size)
@@ -120,7 +120,9 @@ def vit_pytorch_packed(
         dim_head: size of a head.
         **overrides: further keywords of `NaViT`.
     """
-    keywords = _keywords(image_size, patch_size, query_norm=LengthNorm, residual=True, norm_bias=False)
+    keywords = _keywords(
+        image_size, patch_size, query_norm=LengthNorm, pool_norm=LengthNorm, residual=True, norm_bias=False
+    )
     keywords |= {"attention_scale": 1.0, **overrides}
     return NaViT(
         num_classes=num_classes, patch_size=patch_size, width=dim, depth=depth, num_heads=heads, mlp_width=mlp_dim,
@@ -152,11 +154,12 @@ def vit_pytorch_nested(
         heads: attention heads.
         mlp_dim: width of the MLPs.
         dim_head: size of a head.
-        qk_rmsnorm: whether queries and keys are normalised (by a layer norm, whatever the name says).
+        qk_rmsnorm: whether queries and keys of the blocks are normalised (by a layer norm, whatever the name says).
         **overrides: further keywords of `NaViT`.
     """
-    query_norm = functools.partial(LayerNorm, epsilon=_EPSILON, use_bias=False) if qk_rmsnorm else None
-    keywords = _keywords(image_size, patch_size, query_norm=query_norm, residual=False, norm_bias=True)
+    norm = functools.partial(LayerNorm, epsilon=_EPSILON, use_bias=False)
+    query_norm = norm if qk_rmsnorm else None
+    keywords = _keywords(image_size, patch_size, query_norm=query_norm, pool_norm=norm, residual=False, norm_bias=True)
     keywords |= overrides
     return NaViT(
         num_classes=num_classes, patch_size=patch_size, width=dim, depth=depth, num_heads=heads, mlp_width=mlp_dim,
@@ -169,6 +172,7 @@ def _keywords(
     patch_size: int,
     *,
     query_norm: Callable[..., nn.Module] | None,
+    pool_norm: Callable[..., nn.Module],
     residual: bool,
     norm_bias: bool,
 ) -> dict[str, Any]:
@@ -185,5 +189,5 @@ def _keywords(
         "zero_init_head": False,
         "positions": functools.partial(FactorisedPositions, axis=functools.partial(LearnedAxis, std=1.0)),
         "embed": functools.partial(NormedPatchEmbedding, use_norm_bias=norm_bias),
-        "pool": functools.partial(QueryPooling, residual=residual),
+        "pool": functools.partial(QueryPooling, residual=residual, norm=pool_norm),
     }

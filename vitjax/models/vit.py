@@ -15,7 +15,7 @@ from vitjax.layers.dense import Dense
 from vitjax.layers.normalisation import LayerNorm
 from vitjax.layers.transformer import MLP, Block
 from vitjax.ops.activations import gelu
-from vitjax.ops.attention import attend_images
+from vitjax.ops.attention import attend_images, attention_report
 from vitjax.ops.positions import resample_bicubic_antialias, sincos_2d
 
 __all__ = [
@@ -192,6 +192,10 @@ class ViT(nn.Module):
         rows, columns = self.image_shape
         return rows // self.patch_size, columns // self.patch_size
 
+    def describe(self, images: Any) -> str:
+        """The attention that runs for these inputs, in words; only shapes matter."""
+        return attention_report(packed=False, dtype=self.dtype, implementation=self.attention_implementation)
+
     @nn.compact
     def __call__(self, images: Float[Array, "B H W C"], *, train: bool = False) -> Float[Array, "B classes"]:
         """Classifies images, normalised as the weights expect.
@@ -247,7 +251,7 @@ class ViT(nn.Module):
             )
             tokens = block(
                 attention=functools.partial(
-                    SelfAttention, num_heads=self.num_heads, use_bias=self.use_qkv_bias, dtype=self.dtype
+                    SelfAttention, num_heads=self.num_heads, use_qkv_bias=self.use_qkv_bias, dtype=self.dtype
                 ),
                 mlp=functools.partial(
                     MLP,

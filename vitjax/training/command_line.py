@@ -33,7 +33,10 @@ def main(arguments: Sequence[str]) -> int:
     Args:
         arguments: of the command line, without the program's name.
     """
-    if not arguments or any(argument in ("-h", "--help") for argument in arguments):
+    if not arguments:
+        print(usage(), file=sys.stderr)
+        return EXIT_USER_ERROR
+    if any(argument in ("-h", "--help") for argument in arguments):
         print(usage())
         return 0
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)

@@ -40,14 +40,14 @@ class RunSummary:
 
 
 def first_lines(parts: Parts, programs: Programs, batch: Batch) -> Iterator[str]:
-    """Device, mesh, what model and task say of themselves (`describe()`), parameters, shapes; data and folder."""
+    """Device, mesh, what the model says of itself (`describe(**inputs)`), parameters, shapes; data and folder."""
     from importlib.metadata import version
 
     devices = parts.mesh.devices.flatten()
     mesh = " x ".join(f"{axis} {size}" for axis, size in parts.mesh.shape.items())
     processes = f" in {jax.process_count()} processes" if jax.process_count() > 1 else ""
-    describers = [getattr(part, "describe", None) for part in (parts.model, parts.task)]
-    described = "".join(f"{describe()}; " for describe in describers if describe is not None)
+    describe = getattr(parts.model, "describe", None)
+    described = "" if describe is None else f"{describe(**jax.eval_shape(parts.task.inputs, batch))}; "
     shapes = ", ".join(f"{name} {_shape(leaf)}" for name, leaf in batch.items())
     yield (
         f"vitjax {version('vitjax')}: {len(devices)} x {devices[0].device_kind}{processes}, mesh {mesh}; {described}"

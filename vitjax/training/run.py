@@ -112,12 +112,16 @@ def make_parts(config: ConfigDict) -> Parts:
 
 def train_shards(mesh: Mesh, accumulate_steps: int) -> Shards:
     """This process's part of a training batch; `step.split_batch` says why the parts multiply the groups."""
-    return Shards(jax.process_index(), jax.process_count(), _local_shards(mesh) * accumulate_steps)
+    return _shards(_local_shards(mesh) * accumulate_steps)
 
 
 def evaluation_shards(mesh: Mesh) -> Shards:
     """This process's part of an evaluation batch."""
-    return Shards(jax.process_index(), jax.process_count(), _local_shards(mesh))
+    return _shards(_local_shards(mesh))
+
+
+def _shards(groups: int) -> Shards:
+    return Shards(jax.process_index(), jax.process_count(), groups, buckets=jax.default_backend() == "cpu")
 
 
 def _local_shards(mesh: Mesh) -> int:
