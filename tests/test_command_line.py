@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.data.folder_fixture import write_jpeg_folder
-from tests.data.tfds_fixture import write_tiny_tfds
 
 import vitjax
+from tests.data.folder_fixture import write_jpeg_folder
+from tests.data.tfds_fixture import write_tiny_tfds
 
 ROOT = Path(__file__).parent.parent
 SHORT = [

@@ -24,7 +24,7 @@ def test_two_steps_then_resume_then_predict(path, tmp_path):
 
     resumed = fit(load_config_file(path, [*overrides, "steps=3"]))
     assert resumed.step == 3
-    assert resumed.folder == first.folder
+    assert resumed.workdir == first.workdir
 
     model = vitjax.load(tmp_path / "run")
     results = list(model.predict([np.full((20, 31, 3), 200, np.uint8), np.full((64, 18, 3), 20, np.uint8)]))

@@ -20,10 +20,13 @@ def start(workdir, *, devices, flags=()):
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
     }
-    settings = (f"workdir={workdir}", f"steps={STEPS}", "log_every=1", "schedule.warmup_steps=2", f"evaluate_every={STEPS}", "model.depth=2",
-                "train.rows=16", "train.packers=8")  # fmt: skip
+    settings = (
+        f"workdir={workdir}", f"steps={STEPS}", "log_every=1", f"evaluate_every={STEPS}", "schedule.warmup_steps=2",
+        "model.depth=2", "train.rows=16", "train.packers=8",
+    )  # fmt: skip
     return subprocess.Popen(
-        [sys.executable, "train.py", "--config", "configs/navit.py", *(f"--config.{text}" for text in settings), *flags],
+        [sys.executable, "train.py", "--config", "configs/navit.py", *(f"--config.{text}" for text in settings),
+         *flags],
         cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
 

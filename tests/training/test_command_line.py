@@ -8,7 +8,7 @@ def no_restart(monkeypatch):
     monkeypatch.setenv("VITJAX_ALLOCATOR", "system")
 
 
-@pytest.mark.parametrize("arguments", [[], ["--help"], ["--config", "x.py", "-h"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["--config", "x.py", "-h"]])
 def test_usage(arguments, capsys):
     assert main(arguments) == 0
     shown = capsys.readouterr().out
@@ -39,3 +39,8 @@ def test_mistakes_are_one_line(arguments, message, tmp_path, capsys, monkeypatch
     assert len(lines) == 1
     assert lines[0].startswith("error: ")
     assert message in lines[0]
+
+
+def test_no_arguments_are_a_mistake(capsys):
+    assert main([]) == 2
+    assert "--config FILE" in capsys.readouterr().err

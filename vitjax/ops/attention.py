@@ -105,15 +105,15 @@ def dense_attention(
         dropout_key: `None` drops nothing.
         implementation: see `select_dense_attention`.
     """
-    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    factor: float = query.shape[-1] ** -0.5 if scale is None else scale
     dropped = dropout_rate > 0 and dropout_key is not None
     choice = select_dense_attention(jax.default_backend(), dropout=dropped, implementation=implementation)
     _log_once("dense", choice)
     if choice.implementation == "explicit":
         rate = dropout_rate if dropped else 0.0
-        return kernels.explicit(query, key, value, mask, scale, dropout_rate=rate, dropout_key=dropout_key)
+        return kernels.explicit(query, key, value, mask, factor, dropout_rate=rate, dropout_key=dropout_key)
     return jax.nn.dot_product_attention(
-        jnp.asarray(query), jnp.asarray(key), jnp.asarray(value), mask=mask, scale=scale,
+        jnp.asarray(query), jnp.asarray(key), jnp.asarray(value), mask=mask, scale=factor,
         implementation=choice.implementation,  # type: ignore[arg-type]
     )  # fmt: skip
 
@@ -305,8 +305,8 @@ def packed_attention(
         scale: factor of the logits, `1 / sqrt(K)` if not given.
         implementation: see `select_packed_attention`.
     """
-    scale = query.shape[-1] ** -0.5 if scale is None else scale
-    return _packed(packed_plan(segments, buckets), query, key, value, scale, implementation=implementation)
+    factor: float = query.shape[-1] ** -0.5 if scale is None else scale
+    return _packed(packed_plan(segments, buckets), query, key, value, factor, implementation=implementation)
 
 
 def attend_packed(plan: PackedPlan, *, implementation: str = "auto") -> Attend:

@@ -4,6 +4,8 @@ Those in `SEGMENT_KERNELS` have the signature (query, key, value, segments, scal
 to padding; the caller sets its output to zero.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -30,6 +32,7 @@ def explicit(
         logits = jnp.where(mask, logits, MASKED)
     weights = jax.nn.softmax(logits, axis=-1)
     if dropout_rate > 0:
+        assert dropout_key is not None
         kept = jax.random.bernoulli(dropout_key, 1 - dropout_rate, weights.shape)
         weights = jnp.where(kept, weights / (1 - dropout_rate), 0)
     outputs = jnp.einsum("banm,bamk->bank", weights.astype(value.dtype), value)
@@ -59,7 +62,8 @@ def splash(query: Array, key: Array, value: Array, segments: Array, scale: float
     mask = splash_masks.MultiHeadMask([splash_masks.FullMask((length, length))] * heads)
     kernel = splash_kernel.make_splash_mha(mask, head_shards=1, q_seq_shards=1, block_sizes=sizes, interpret=interpret)
     rows = (jnp.swapaxes(x, 1, 2) for x in (query * scale, key, value))  # B A N K
-    outputs = jax.vmap(kernel)(*rows, splash_kernel.SegmentIds(segments, segments))
+    ids: Any = splash_kernel.SegmentIds(jnp.asarray(segments), jnp.asarray(segments))
+    outputs: Any = jax.vmap(kernel)(*rows, ids)
     return jnp.swapaxes(outputs, 1, 2).astype(query.dtype)
 
 
