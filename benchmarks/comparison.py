@@ -77,7 +77,7 @@ class Difference:
 
 
 def random_weights(module: Any, seed: int) -> None:
-    """Draws every parameter of a torch module anew, norms and biases included, so that none is 0 or 1 and hides an error.
+    """Draws every parameter of a torch module anew, norms and biases too: none is 0 or 1, where an error could hide.
 
     Matrices get the spread that keeps activations near 1; scales lie around 1; all else is of the size of 0.2.
     """

@@ -58,6 +58,7 @@ def get_config() -> ConfigDict:
             open_source, data=config.get_ref("data"), split="train", data_dir=config.get_ref("data_dir"), copies=100
         ),
         patch_size=config.model.get_ref("patch_size"),
+        max_grid=config.model.get_ref("max_grid"),
         length=256,
         workers=1,
         rows=8,
@@ -69,6 +70,7 @@ def get_config() -> ConfigDict:
         PackedBatches,
         source=spec(open_source, data=config.get_ref("data"), split="validation", data_dir=config.get_ref("data_dir")),
         patch_size=config.model.get_ref("patch_size"),
+        max_grid=config.model.get_ref("max_grid"),
         length=config.train.get_ref("length"),
         rows=config.train.get_ref("rows"),
         max_images=config.train.get_ref("max_images"),

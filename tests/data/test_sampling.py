@@ -23,6 +23,7 @@ from vitjax.data.sampling import (
     example_generator,
     grid_size,
     keep_tokens,
+    within,
 )
 from vitjax.errors import UserError
 
@@ -199,3 +200,16 @@ def test_every_token_is_kept_equally_often():
 def test_impossible_settings_are_refused(make, message):
     with pytest.raises(UserError, match=message):
         make()
+
+
+@given(rows=st.integers(1, 300), columns=st.integers(1, 300), limit=st.tuples(st.integers(1, 64), st.integers(1, 64)))
+def test_no_grid_exceeds_the_positions_of_the_model(rows, columns, limit):
+    fitted = within((rows, columns), limit)
+    assert 1 <= fitted[0] <= limit[0]
+    assert 1 <= fitted[1] <= limit[1]
+    if rows <= limit[0] and columns <= limit[1]:
+        assert fitted == (rows, columns)
+
+
+def test_a_long_image_keeps_about_its_aspect_ratio():
+    assert within((4, 64), (32, 32)) == (2, 32)

@@ -53,6 +53,7 @@ from vitjax.data.sampling import (
     example_generator,
     grid_size,
     keep_tokens,
+    within,
 )
 from vitjax.data.transforms import INTERPOLATIONS, apply_transforms
 from vitjax.errors import UserError
@@ -77,6 +78,8 @@ class PackedBatches:
         max_images: images of a row at most.
         resolution: chooses each image's size.
         token_drop: chooses the share of its tokens to drop.
+        max_grid: (rows, columns) of the largest grid that the model has positions for, or `None`. Longer images are
+            made smaller, which `statistics()` counts.
         transforms: applied to an example before it is resized.
         policy: which images share a row: `SubsetFit()`, `BestFit()` or `FirstFit()`.
         window: what each packer has under construction: waiting images for `SubsetFit`, rows for the others.
@@ -97,6 +100,7 @@ class PackedBatches:
     max_images: int
     resolution: Resolution
     token_drop: TokenDrop = NoDrop()  # noqa: RUF009 - frozen
+    max_grid: tuple[int, int] | None = None
     transforms: tuple[Any, ...] = ()
     policy: PackingPolicy = SubsetFit()  # noqa: RUF009 - frozen
     window: int = 128
@@ -320,6 +324,8 @@ class _Preparation:
         side = settings.resolution(generator, native_size)
         limit = settings.resolution.token_limit
         grid = grid_size(native_size, side, settings.patch_size, limit or settings.length)
+        if settings.max_grid is not None:
+            grid = within(grid, settings.max_grid)
         shrunk = limit is None and grid != grid_size(native_size, side, settings.patch_size, 2**31)
         tokens = grid[0] * grid[1]
         rate = settings.token_drop(generator, tokens, position)

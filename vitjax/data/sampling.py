@@ -35,6 +35,7 @@ __all__ = [
     "example_generator",
     "grid_size",
     "keep_tokens",
+    "within",
 ]
 
 
@@ -296,6 +297,20 @@ def grid_size(native_size: tuple[int, int], side: Number, patch_size: int, max_t
         if rows * columns <= max_tokens:
             return rows, columns
     return _largest_grid(height, width, max_tokens)
+
+
+def within(grid: tuple[int, int], max_grid: tuple[int, int]) -> tuple[int, int]:
+    """The grid itself, or one of about its aspect ratio that has no more rows and columns than `max_grid`.
+
+    Example:
+        >>> within((4, 40), (32, 32))
+        (3, 32)
+    """
+    factor = min(1.0, max_grid[0] / grid[0], max_grid[1] / grid[1])
+    rows, columns = (
+        max(1, min(limit, math.floor(size * factor + 1e-9))) for size, limit in zip(grid, max_grid, strict=True)
+    )
+    return rows, columns
 
 
 def _largest_grid(height: int, width: int, max_tokens: int) -> tuple[int, int]:
