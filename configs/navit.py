@@ -89,6 +89,7 @@ def get_config() -> ConfigDict:
     config.sharding_rules = ()
 
     config.log_every = 10
+    config.log_examples = False
     config.evaluate_every = 200
     config.checkpoint_every = 200
     config.keep_checkpoints = 2

@@ -77,6 +77,7 @@ def get_config() -> ConfigDict:
     config.sharding_rules = ()
 
     config.log_every = 10
+    config.log_examples = False
     config.evaluate_every = 100
     config.checkpoint_every = 100
     config.keep_checkpoints = 2

@@ -1,37 +1,14 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 from scipy import ndimage
 
 from vitjax.errors import UserError
 from vitjax.ops import positions
 
-GRIDS = [(4, 9), (14, 14), (3, 3), (1, 12), (7, 6)]
-
 
 def table(rows=7, columns=6, width=4):
     return np.random.default_rng(0).standard_normal((rows, columns, width)).astype(np.float32)
-
-
-def torchs(values, grid, **keywords):
-    image = torch.tensor(values).permute(2, 0, 1)[None]
-    return torch.nn.functional.interpolate(image, size=grid, **keywords)[0].permute(1, 2, 0).numpy()
-
-
-@pytest.mark.parametrize("grid", GRIDS)
-@pytest.mark.parametrize(
-    ("ours", "keywords"),
-    [
-        (positions.resample_bicubic_antialias, {"mode": "bicubic", "antialias": True}),
-        (positions.resample_bicubic, {"mode": "bicubic"}),
-        (positions.resample_bilinear_antialias, {"mode": "bilinear", "antialias": True}),
-        (positions.resample_bilinear, {"mode": "bilinear"}),
-        (positions.resample_corners, {"mode": "bilinear", "align_corners": True}),
-    ],
-)
-def test_resampling_is_torchs(ours, keywords, grid):
-    np.testing.assert_allclose(ours(table(), grid), torchs(table(), grid, **keywords), atol=2e-6)
 
 
 @pytest.mark.parametrize("grid", [(4, 9), (14, 14)])
