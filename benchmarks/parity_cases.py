@@ -174,6 +174,12 @@ _VIT: dict[str, Callable[[], Case]] = {
         theirs={"global_pool": "avg", "class_token": False, "fc_norm": False},
         ours=_AVERAGE,
     ),
+    "ViT vs timm, no biases of q, k and v": partial(
+        _timm,
+        "ViT vs timm, no biases of q, k and v",
+        theirs={"qkv_bias": False},
+        ours={"use_qkv_bias": False},
+    ),
     "ViT vs timm, attention pooling": partial(
         _timm,
         "ViT vs timm, attention pooling",
