@@ -71,9 +71,14 @@ def _navit_rows(options: Options) -> Iterator[Row]:
 
 
 def _padding_rows(options: Options) -> Iterator[Row]:
-    packed, padded = (Side("benchmarks.peers.ours_digits", {"packed": packed}, KEEP_MEMORY) for packed in (True, False))
-    peers = {"one image per row, padded to the largest": padded}
-    yield from _against(options, "NaViT configs/navit.py training step, packed", packed, peers, milliseconds=False)
+    for ready, note in ((False, "drawing the digits included"), (True, "batches ready")):
+        packed, padded = (
+            Side("benchmarks.peers.ours_digits", {"packed": packed, "ready": ready}, KEEP_MEMORY)
+            for packed in (True, False)
+        )
+        peers = {"one image per row, padded to the largest": padded}
+        case = f"NaViT configs/navit.py training step, {note}, packed"
+        yield from _against(options, case, packed, peers, milliseconds=False)
 
 
 def _against(options: Options, what: str, ours: Side, peers: dict[str, Side], *, milliseconds: bool) -> Iterator[Row]:

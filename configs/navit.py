@@ -35,7 +35,7 @@ def get_config() -> ConfigDict:
     config.workdir = "runs/navit"
     config.data = "digits"
     config.data_dir = placeholder(str)  # where TFDS looks, if not in its usual place
-    config.steps = 1000
+    config.steps = 960
 
     config.model = spec(
         NaViT,
@@ -90,8 +90,8 @@ def get_config() -> ConfigDict:
 
     config.log_every = 10
     config.log_examples = False
-    config.evaluate_every = 200
-    config.checkpoint_every = 200
+    config.evaluate_every = 320
+    config.checkpoint_every = 320
     config.keep_checkpoints = 2
     config.best_metric = "top1"
     return config
