@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
-from fake_source import FakeSource, assert_same_batch
 
+from tests.data.fake_source import FakeSource, assert_same_batch
 from vitjax.data.batching import ImageBatches
 from vitjax.data.loading import (
     BatchStream,

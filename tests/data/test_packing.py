@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from fake_source import FakeSource, assert_same_batch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.data.fake_source import FakeSource, assert_same_batch
 from vitjax.data.loading import Shards, merge_states
 from vitjax.data.packing import BestFit, FirstFit, PackedBatches, SubsetFit
 from vitjax.data.sampling import (
