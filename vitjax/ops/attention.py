@@ -78,7 +78,7 @@ def select_dense_attention(backend: str, *, dropout: bool = False, implementatio
     if dropout:
         return Choice("explicit", "attention probabilities are dropped")
     if backend == "cpu":
-        return Choice("explicit", "products over [B, A, N, K] are the fastest on CPU")
+        return Choice("explicit", "written out over [B, A, N, K], which XLA on CPU multiplies well")
     return Choice("xla", f"jax.nn.dot_product_attention on {backend}")
 
 
@@ -213,7 +213,7 @@ def select_packed_attention(
     problem = _unsupported(form, **case)
     if problem:
         return Choice("segment_mask", f"{form} {problem}")
-    return Choice(form, f"fastest exact kernel with segment ids on {backend}", _block(form, length))
+    return Choice(form, f"takes segment ids on {backend}", _block(form, length))
 
 
 def _unsupported(  # noqa: PLR0911, one line per reason
