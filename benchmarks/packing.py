@@ -7,22 +7,23 @@ the stream.
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 
-from vitjax.data.digits import DigitImages
+from vitjax.config import build, load_config_file
 from vitjax.data.rows import BestFit, FirstFit, PackedImage, PackingPolicy, Piece, SubsetFit, cut_patches, stack_rows
 from vitjax.data.sampling import (
     BetaDrop,
     NoDrop,
     Resolution,
     TokenDrop,
-    TruncatedNormalSide,
     UniformSide,
     grid_size,
     keep_tokens,
 )
 
+_CONFIG = Path(__file__).resolve().parents[1] / "configs" / "navit.py"
 _WINDOWS = ((SubsetFit(), 128), (BestFit(), 16), (BestFit(), 64), (FirstFit(), 64))
 
 
@@ -56,17 +57,12 @@ def image_tokens(
 
 
 def _cases() -> Iterator[tuple[str, list[int], int, int]]:
-    source = DigitImages("train")
-    digits = [source[index]["image"].shape[:2] for index in range(300)]
+    train = build(load_config_file(_CONFIG).train)
+    digits = [train.source[index]["image"].shape[:2] for index in range(300)]
     photos = imagenet_like_sizes(20000)
-    sides = TruncatedNormalSide(16, 64)
-    yield "digits, length 256", image_tokens(digits, sides, BetaDrop(0.2, 0.5), patch_size=4, length=256), 256, 16
-    yield (
-        "digits without token drop, length 256",
-        image_tokens(digits, sides, NoDrop(), patch_size=4, length=256),
-        256,
-        16,
-    )
+    for note, drop in (("", train.token_drop), (" without token drop", NoDrop())):
+        tokens = image_tokens(digits, train.resolution, drop, patch_size=train.patch_size, length=train.length)
+        yield f"configs/navit.py{note}, length {train.length}", tokens, train.length, train.max_images
     wide = UniformSide(64, 256)
     yield (
         "ImageNet-like, length 256",

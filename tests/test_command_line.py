@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -33,6 +34,10 @@ def train(*arguments, timeout=240):
     )  # fmt: skip
 
 
+README_SETTINGS = re.findall(r"--config\.(?:model|train|evaluation)\.\S+", (ROOT / "README.md").read_text())
+"""What the README sets for a folder of pictures."""
+
+
 def losses(workdir):
     rows = [json.loads(line) for line in (Path(workdir) / "metrics.jsonl").read_text().splitlines()]
     return [row["loss"] for row in rows if row.get("kind") == "train"]
@@ -43,8 +48,7 @@ def test_the_same_config_trains_on_a_folder_of_jpegs(tmp_path):
     write_jpeg_folder(tmp_path / "shapes", classes=3, per_class=20)
     done = train(
         "--config", "configs/navit.py", f"--config.data=folder:{tmp_path / 'shapes'}",
-        f"--config.workdir={tmp_path / 'run'}", "--config.model.patch_size=16",
-        "--config.train.resolution.low=64", "--config.train.resolution.high=256", *SHORT,
+        f"--config.workdir={tmp_path / 'run'}", *README_SETTINGS, *SHORT,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert np.isfinite(losses(tmp_path / "run")).all()

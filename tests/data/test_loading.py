@@ -1,9 +1,8 @@
 import itertools
 import logging
 import threading
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-import numpy as np
 import pytest
 
 from tests.data.fake_source import FakeSource, assert_same_batch
@@ -12,68 +11,15 @@ from vitjax.data.loading import (
     BatchStream,
     Broken,
     BrokenFiles,
-    LaneReader,
     Produced,
     Shards,
     in_background,
     merge_states,
-    read_ahead,
 )
 from vitjax.data.packing import PackedBatches
 from vitjax.data.sampling import UniformSide
 from vitjax.data.transforms import Resize
 from vitjax.errors import UserError
-
-
-def double(position):
-    return {"value": np.full(3, 2 * position)}
-
-
-@dataclass(frozen=True)
-class From:
-    start: int
-
-    def __call__(self, number):
-        return self.start + 3 * number
-
-
-@pytest.mark.parametrize("threads", [1, 4])
-def test_positions_are_read_in_order(threads):
-    found = list(read_ahead(double, From(5), count=50, end=100, threads=threads, workers=0))
-    assert [position for position, _ in found] == [5 + 3 * number for number in range(50)]
-    for position, example in found:
-        assert example is None if position >= 100 else example["value"].tolist() == [2 * position] * 3
-
-
-def test_lanes_are_consumed_in_any_order():
-    reader = LaneReader(double, [4, 9, 2], stride=4, end=None, threads=2, workers=0, slack=20)
-    upcoming = {0: 4, 1: 9, 2: 2}
-    generator = np.random.default_rng(0)
-    # one lane far ahead of the others: more than the slack waits, and is given up and read again
-    for lane in [0] * 400 + generator.integers(0, 3, 500).tolist():
-        position, example = reader.next(lane)
-        assert position == upcoming[lane]
-        assert example["value"][0] == 2 * position
-        upcoming[lane] += 4
-    reader.close()
-
-
-def test_lanes_end_where_the_stream_ends():
-    reader = LaneReader(double, [0, 1, 2], stride=3, end=7, threads=2, workers=0)
-    found = {lane: [] for lane in range(3)}
-    for lane in (2, 0, 1):
-        while (item := reader.next(lane)) is not None:
-            found[lane].append(item[0])
-    assert found == {0: [0, 3, 6], 1: [1, 4], 2: [2, 5]}
-    assert reader.next(0) is None
-    reader.close()
-
-
-def test_a_lane_that_starts_behind_the_end_is_empty():
-    reader = LaneReader(double, [0, 1, 2, 3], stride=4, end=2, threads=1, workers=0)
-    assert [reader.next(lane) and reader.next(lane) for lane in range(4)] == [None] * 4
-    reader.close()
-
 
 # ---------------------------------------------------------------------------------------------------- worker processes
 

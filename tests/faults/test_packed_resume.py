@@ -23,7 +23,7 @@ def start(workdir):
     )  # fmt: skip
     return subprocess.Popen(
         [sys.executable, "train.py", "--config", "configs/navit.py", *(f"--config.{text}" for text in settings)],
-        cwd=ROOT, env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}, start_new_session=True,
+        cwd=ROOT, env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
 
@@ -37,8 +37,8 @@ def kill_after(process, workdir, steps):
     limit = time.monotonic() + 200
     while len(examples(workdir)) < steps and process.poll() is None and time.monotonic() < limit:
         time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    process.kill()
+    process.communicate(timeout=60)  # worker processes hold the output open: they end with their parent
     assert process.returncode == -signal.SIGKILL
 
 

@@ -1,6 +1,7 @@
 """Batches of images of one shape."""
 
 import functools
+import itertools
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
@@ -19,8 +20,8 @@ from vitjax.data.loading import (
     Stream,
     check_reading,
     in_background,
-    read_ahead,
 )
+from vitjax.data.reading import read_ahead
 from vitjax.data.sampling import FixedOrder, ShuffledOrder, example_generator
 from vitjax.data.transforms import apply_transforms
 from vitjax.errors import UserError
@@ -36,8 +37,8 @@ class ImageBatches:
         source: what is read, or `None` until `with_source`.
         batch_size: images of a global batch.
         transforms: applied to each example; all images must come out alike in size.
-        threads: threads that read and prepare, in each worker process if there are any.
-        workers: worker processes; 0 prepares in this one.
+        threads: threads that read and prepare, where there are no worker processes.
+        workers: processes that read and prepare; 0 does it in this one.
         prefetch: batches held ready.
         max_broken: share of the examples that may be unreadable; fewer than 10 files never stop a run.
     """
@@ -136,18 +137,11 @@ class _Preparation:
         return _PreparedImage(index, int(example.get("label", 0)), image, time.thread_time() - started)
 
 
-@dataclass(frozen=True)
-class _Slices:
-    """Positions of this process's slice of every batch from position `first` on."""
-
-    first: int
-    batch_size: int
-    offset: int
-    size: int
-
-    def __call__(self, number: int) -> int:
-        batch, place = divmod(number, self.size)
-        return self.first + batch * self.batch_size + self.offset + place
+def _slices(first: int, batch_size: int, offset: int, size: int, batches: int | None) -> Iterator[int]:
+    """Positions of this process's slice of every batch from position `first` on; `None` batches go on without end."""
+    for batch in itertools.count() if batches is None else range(batches):
+        start = first + batch * batch_size + offset
+        yield from range(start, start + size)
 
 
 def _produce(
@@ -164,8 +158,7 @@ def _produce(
     broken = BrokenFiles(str(getattr(settings.source, "name", "the source")), settings.max_broken)
     reader = read_ahead(
         _Preparation(settings, order),
-        _Slices(first, settings.batch_size, shards.process_index * size, size),
-        count=None if batches is None else batches * size,
+        _slices(first, settings.batch_size, shards.process_index * size, size, batches),
         end=end,
         threads=settings.threads,
         workers=settings.workers,

@@ -1,16 +1,14 @@
-"""Reading examples ahead in threads or processes, and streams of batches whose position can be saved.
+"""Streams of batches whose position can be saved, and the counting of files that cannot be read.
 
-`read_ahead` is grain's pipeline over positions of a stream. `BatchStream` runs whatever makes the batches in a thread
-of its own and hands each batch out together with the position after it, so reading ahead never enters the state.
+`BatchStream` runs whatever makes the batches in a thread of its own and hands each batch out together with the position
+after it, so reading ahead never enters the state.
 """
 
-import functools
 import logging
 import queue
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -21,15 +19,12 @@ __all__ = [
     "BatchStream",
     "Broken",
     "BrokenFiles",
-    "LaneReader",
     "Produced",
     "Shards",
     "Stream",
     "check_reading",
     "in_background",
     "merge_states",
-    "read_ahead",
-    "read_now",
 ]
 
 _logger = logging.getLogger("vitjax")
@@ -112,19 +107,6 @@ class Broken(NamedTuple):
     reason: str
 
 
-@dataclass(frozen=True)
-class _Numbered:
-    """Makes the `i`-th example to be read: what travels to grain's threads and worker processes."""
-
-    read: Callable[[int], Any]
-    position: Callable[[int], int]
-    end: int | None
-
-    def __call__(self, number: int) -> tuple[int, Any]:
-        position = self.position(number)
-        return position, None if self.end is not None and position >= self.end else self.read(position)
-
-
 def check_reading(owner: str, *, threads: int, workers: int, prefetch: int, max_broken: float | int) -> None:
     """Checks the settings that every description of batches has for reading."""
     for setting, value, least in (("threads", threads, 1), ("workers", workers, 0), ("prefetch", prefetch, 0)):
@@ -132,134 +114,6 @@ def check_reading(owner: str, *, threads: int, workers: int, prefetch: int, max_
             raise UserError(f"{owner}: `{setting}` (={value}) is at least {least}")
     if not 0 <= max_broken <= 1:
         raise UserError(f"{owner}: `max_broken` (={max_broken}) is a share of the examples in [0, 1]")
-
-
-def read_ahead(
-    read: Callable[[int], Any],
-    position: Callable[[int], int],
-    *,
-    count: int | None = None,
-    end: int | None = None,
-    threads: int,
-    workers: int,
-    ahead: int = 64,
-) -> Generator[tuple[int, Any], None, None]:
-    """Yields (position, example) for `position(0)`, `position(1)`, ... in this order, read ahead by grain.
-
-    Args:
-        read: reads one example by its position; with workers it is pickled.
-        position: the positions to read, in order.
-        count: how many, or `None` for no end.
-        end: positions from here on are not read, and give `None`.
-        threads: reading threads, in each worker process if there are any.
-        workers: worker processes; 0 reads in this one.
-        ahead: examples held ready.
-    """
-    import grain
-
-    dataset = grain.MapDataset.range(2**62 if count is None else count).map(_Numbered(read, position, end))
-    reader = dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(ahead, threads)))
-    if workers:
-        _parse_absl_flags()
-        options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=max(ahead // workers, 1))
-        reader = reader.mp_prefetch(options)
-    iterator = iter(reader)
-    try:
-        yield from iterator
-    finally:
-        iterator.close()
-
-
-@dataclass(frozen=True)
-class _InTurn:
-    """Positions of several lanes in turn: lane `i` starts at `starts[i]`."""
-
-    starts: tuple[int, ...]
-    stride: int
-
-    def __call__(self, number: int) -> int:
-        turn, lane = divmod(number, len(self.starts))
-        return self.starts[lane] + turn * self.stride
-
-
-class LaneReader:
-    """Reads several lanes of one stream ahead: lane `s` is the positions that leave the remainder s by `stride`.
-
-    Lanes are read in turn, but need not be consumed in step: what a slow lane has not asked for yet waits. When that
-    becomes more than `slack` examples they are given up, and read again from where each lane stands.
-
-    Args:
-        read: as in `read_ahead`.
-        starts: the next position of each lane.
-        stride: number of lanes of the whole stream.
-        end: the stream's length, or `None` if it has none.
-        threads: as in `read_ahead`.
-        workers: as in `read_ahead`.
-        slack: see above.
-    """
-
-    def __init__(
-        self,
-        read: Callable[[int], Any],
-        starts: Sequence[int],
-        *,
-        stride: int,
-        end: int | None,
-        threads: int,
-        workers: int,
-        slack: int = 256,
-    ):
-        self._open = functools.partial(read_ahead, read, end=end, threads=threads, workers=workers)
-        self._next = {start % stride: start for start in starts}
-        self._stride = stride
-        self._end = end
-        self._slack = max(slack, 64 * len(starts))
-        self.wait_seconds = 0.0
-        self._start()
-
-    def _start(self) -> None:
-        starts = tuple(self._next.values())
-        turns = None if self._end is None else max(0, -(-(self._end - min(starts)) // self._stride))
-        count = None if turns is None else turns * len(starts)
-        self._waiting: dict[int, deque[Any]] = {lane: deque() for lane in self._next}
-        self._reader = self._open(_InTurn(starts, self._stride), count=count)
-
-    def next(self, lane: int) -> tuple[int, Any] | None:
-        """The lane's next (position, example), or `None` at the end."""
-        position = self._next[lane]
-        if self._end is not None and position >= self._end:
-            return None
-        started = time.perf_counter()
-        if sum(map(len, self._waiting.values())) > self._slack:
-            self.close()
-            self._start()
-        while not self._waiting[lane]:
-            found, example = next(self._reader)
-            self._waiting[found % self._stride].append(example)
-        self.wait_seconds += time.perf_counter() - started
-        self._next[lane] = position + self._stride
-        return position, self._waiting[lane].popleft()
-
-    def close(self) -> None:
-        """Ends threads and worker processes."""
-        self._reader.close()
-
-
-def _parse_absl_flags() -> None:
-    """Grain hands absl's flags to its worker processes, and refuses to where nobody has parsed them."""
-    from absl import flags
-
-    if not flags.FLAGS.is_parsed():
-        _logger.info("worker processes: absl flags were not parsed by this program; taking their defaults for grain")
-        flags.FLAGS.mark_as_parsed()
-
-
-def read_now(read: Callable[[int], Any], positions: list[int], threads: int) -> dict[int, Any]:
-    """`{position: read(position)}`, for the few examples that a restored state names."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    with ThreadPoolExecutor(threads) as pool:
-        return dict(zip(positions, pool.map(read, positions), strict=True))
 
 
 class BrokenFiles:

@@ -24,15 +24,13 @@ from vitjax.data.loading import (
     BatchStream,
     Broken,
     BrokenFiles,
-    LaneReader,
     Produced,
     Shards,
     Stream,
     check_reading,
     in_background,
-    read_ahead,
-    read_now,
 )
+from vitjax.data.reading import LaneReader, read_ahead, read_now
 from vitjax.data.rows import (
     BestFit,
     FirstFit,
@@ -62,6 +60,7 @@ __all__ = ["BestFit", "FirstFit", "PackedBatches", "SubsetFit"]
 
 _logger = logging.getLogger("vitjax")
 
+_WHOLE_ROW = 128  # tokens; attention over rows this short costs no more on CPU than gathering their images
 _SAMPLE = 512  # examples whose sizes the length buckets are planned from
 _DRAWS = 16384  # sizes drawn from these for batches that resemble the run's
 
@@ -86,9 +85,10 @@ class PackedBatches:
         packers: independent packers, each filling `rows / packers` rows of every batch from its own share of the
             examples; the processes of a run share them out. Batches depend on it, not on the number of processes.
         interpolation: as in `transforms.resize_image`.
-        buckets: whether to list each image's tokens for attention on CPU. Only in single-process runs.
-        threads: threads that read and prepare, in each worker process if there are any.
-        workers: worker processes; 0 prepares in this one.
+        buckets: whether to list each image's tokens for attention on CPU, where rows are longer than 128 tokens. Only
+            in single-process runs.
+        threads: threads that read and prepare, where there are no worker processes.
+        workers: processes that read and prepare; 0 does it in this one.
         prefetch: batches held ready.
         max_broken: share of the examples that may be unreadable; fewer than 10 files never stop a run.
     """
@@ -222,7 +222,7 @@ class PackedBatches:
     def _sizes(self, order: Callable[[int], tuple[int, int]], count: int) -> list[int | None]:
         """Tokens of the first examples of a stream; `None` for the unreadable ones."""
         measure = _Preparation(self, order, measure=True)
-        found = read_ahead(measure, _same, count=count, threads=self.threads, workers=self.workers)
+        found = read_ahead(measure, range(count), threads=self.threads, workers=self.workers)
         return [None if isinstance(tokens, Broken) else tokens for _, tokens in found]
 
     @functools.cached_property
@@ -241,7 +241,7 @@ class PackedBatches:
         return max(-(-len(packer.closed) // (self.rows // self.packers)) for packer in packers)
 
     def _wants_buckets(self, shards: Shards) -> bool:
-        wanted = self.buckets and shards.buckets
+        wanted = self.buckets and shards.buckets and self.length > _WHOLE_ROW
         if wanted and shards.process_count > 1:
             # a batch that does not fit in one process would change the shapes that all of them must agree on
             _logger.info("packing: length buckets need a single process; attention will use the segment mask")
@@ -278,10 +278,6 @@ class PackedBatches:
 
 
 # ---------------------------------------------------------------------------------------------------- preparation
-
-
-def _same(number: int) -> int:
-    return number
 
 
 @dataclass(frozen=True)
