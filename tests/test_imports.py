@@ -29,6 +29,8 @@ ALLOWED = {
     "weights": ("config", "paths", "arrays"),
     "inference": ("models", "tasks", "weights", "data", "ops", "arrays", "config"),
     "analysis": ("models", "tasks", "weights", "data", "ops", "arrays", "config", "paths"),
+    "transfer": ("models", "tasks", "weights", "data", "inference", "ops", "layers", "arrays", "config", "paths"),
+    "programs": None,  # whole experiments, which call the trainer
     "__init__": ("config", "inference", "models", "training"),
     "cli": None,  # everything
 }

@@ -37,7 +37,7 @@ def train(config: "str | Path | ConfigDict", **overrides: Any) -> Any:
         **overrides: settings to replace; deeper ones as `**{"optimizer.lr": 1e-3}`.
 
     Returns:
-        The run's `RunSummary`.
+        The run's `RunSummary`, or what the config's `program` returns.
 
     Raises:
         UserError: the config does not exist, or a setting does not fit it.
@@ -45,14 +45,14 @@ def train(config: "str | Path | ConfigDict", **overrides: Any) -> Any:
     from os import PathLike
 
     from vitjax.config import load_config_file, override
-    from vitjax.training.fit import fit
+    from vitjax.training.program import run_config
 
     if isinstance(config, str | PathLike):
         config = load_config_file(config)
     config = config.copy_and_resolve_references()
     for name, value in overrides.items():
         override(config, name, value)
-    return fit(config)
+    return run_config(config)
 
 
 def __getattr__(name: str) -> Any:

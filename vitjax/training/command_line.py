@@ -62,14 +62,14 @@ def _run(arguments: Sequence[str]) -> int:
     if unknown:
         raise UserError(f"unknown flag --{unknown[0]}; known are {', '.join(f'--{name}' for name in _FLAGS)}")
     from vitjax.training.devices import join_processes, use_compile_cache
-    from vitjax.training.fit import fit
     from vitjax.training.interruption import EXIT_INTERRUPTED
+    from vitjax.training.program import run_config
 
     join_processes(flags.get("coordinator"), _number(flags, "num_processes"), _number(flags, "process_id"))
     if "no_compile_cache" not in flags:
         folder = use_compile_cache(Path(flags["compile_cache"]) if "compile_cache" in flags else None)
         print(f"compiled programs are kept in {folder}; --no_compile_cache switches that off", flush=True)
-    return EXIT_INTERRUPTED if fit(config).interrupted else 0
+    return EXIT_INTERRUPTED if run_config(config).interrupted else 0
 
 
 def _number(flags: dict[str, str], name: str) -> int | None:

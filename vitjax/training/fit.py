@@ -11,12 +11,14 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vitjax.arrays import Batch
+from vitjax.config import build
 from vitjax.data.loading import merge_states
 from vitjax.errors import UserError
 from vitjax.training.checkpoints import host_variables, latest_step, read_position, read_state, save
 from vitjax.training.devices import check_batch_size, gather_json
 from vitjax.training.evaluation import evaluate
 from vitjax.training.feed import Fed, fed, feed
+from vitjax.training.initial import start_from, variable_shapes
 from vitjax.training.interruption import stop_requests
 from vitjax.training.logs import RunLog, Window
 from vitjax.training.messages import RunSummary, first_lines, last_lines, nonfinite_message, resume_lines
@@ -70,6 +72,10 @@ def fit(config: ConfigDict) -> RunSummary:
             log.say(line)
         if start is None:
             state = programs.make_state()
+            if parts.settings.initial is not None:
+                given = build(parts.settings.initial)(parts.model, variable_shapes(state))
+                state, line = start_from(state, given)
+                log.say(line)
         else:
             state = read_state(parts.manager, start, programs.abstract, programs.shardings)
         check_evaluation(parts, programs, state)

@@ -14,7 +14,7 @@ __all__ = ["Settings", "fill_num_classes", "read_settings"]
 
 _POSITIVE = ("steps", "accumulate_steps", "log_every", "evaluate_every", "checkpoint_every", "keep_checkpoints")
 _SPECS = ("model", "task", "train", "evaluation", "optimizer", "schedule")
-_OPTIONAL = ("log_examples",)
+_OPTIONAL = ("log_examples", "initial")
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,8 @@ class Settings:
     """The top level of a config; ARCHITECTURE.md says what each key means.
 
     Attributes:
+        initial: spec of a callable (module, {path: shape}) -> {path: array}, the weights to start from; configs may
+            leave it out.
         log_examples: whether `examples.jsonl` gets the ids of every step's examples; configs may leave it out.
         best_metric: name of an evaluation score; `-name` if smaller is better.
     """
@@ -48,6 +50,7 @@ class Settings:
     keep_checkpoints: int | None
     best_metric: str
     log_examples: bool = False
+    initial: ConfigDict | None = None
 
     @property
     def best_name(self) -> str:
