@@ -1,5 +1,6 @@
 """Starting from given weights instead of random ones."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,7 +25,7 @@ def start_from(state: TrainState, given: Mapping[str, Any]) -> tuple[TrainState,
 
     Args:
         state: fresh, on the devices.
-        given: arrays by path (`variable_shapes`); what is not given stays as it is. The moving average starts there too.
+        given: arrays by path (`variable_shapes`); what is not given stays as it is. The moving average starts there.
 
     Returns:
         The state, and a line that says what was given and what stays fresh.
@@ -47,11 +48,13 @@ def start_from(state: TrainState, given: Mapping[str, Any]) -> tuple[TrainState,
     fresh = [path for path in shapes if path not in given]
     line = f"initial: {len(shapes) - len(fresh)} of {len(shapes)} variables given"
     line += f"; fresh: {', '.join(fresh[:8])}{', ...' if len(fresh) > 8 else ''}" if fresh else ""
-    return state.replace(
+    begun = dataclasses.replace(
+        state,
         params=put("params/", state.params),
         collections=put("", state.collections),
         ema_params=None if state.ema_params is None else put("params/", state.ema_params),
-    ), line
+    )
+    return begun, line
 
 
 def _variables(state: TrainState) -> Tree:

@@ -22,7 +22,7 @@ class Layout:
     """One layout of one model; `models/NAME_tables.py` lists a model's in `LAYOUTS`.
 
     Attributes:
-        name: "timm", "huggingface", "vit_jax", "big_vision", "vit_pytorch", or "authors" for the paper's own repository.
+        name: "timm", "huggingface", "vit_jax", "big_vision", "vit_pytorch", or "authors" for those of the paper.
         rules: from the linen module to its table.
         settings: keywords of the module with which these weights compute what they computed there: the layer norm's
             epsilon, the form of GELU, how positions are resampled.
