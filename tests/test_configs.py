@@ -1,4 +1,7 @@
-"""Every config in `configs/` trains for two steps, is restored from its checkpoint, and its bundle predicts."""
+"""Every config in `configs/` trains for two steps, is restored from its checkpoint, and its bundle predicts.
+
+`tests/test_published.py` does this for the papers' own recipes, on fakes.
+"""
 
 from pathlib import Path
 
@@ -7,22 +10,29 @@ import pytest
 
 import vitjax
 from vitjax.config import from_json, load_config_file, to_json
-from vitjax.training.fit import fit
+from vitjax.training.program import run_config
 
-CONFIGS = sorted(Path(__file__).parent.parent.glob("configs/**/*.py"))
+CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
+RUNS = [path for path in CONFIGS if load_config_file(path).get("program") is None]
+PROGRAMS = [path for path in CONFIGS if path not in RUNS]
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def short(path, workdir, steps=2):
+    """The config with two steps of everything and one block; a program's own `..._steps` count as well."""
+    config = load_config_file(path)
+    counts = [name for name in config if name.endswith("steps") and name != "accumulate_steps"]
+    overrides = [*(f"{name}=2" for name in counts), f"steps={steps}", "checkpoint_every=1", "evaluate_every=2"]
+    overrides += ["log_every=1", "model.depth=1", "schedule.warmup_steps=1", f"workdir={workdir}"]
+    return load_config_file(path, overrides)
+
+
+@pytest.mark.parametrize("path", RUNS, ids=lambda path: path.stem)
 def test_two_steps_then_resume_then_predict(path, tmp_path):
-    overrides = ["steps=2", "evaluate_every=2", "checkpoint_every=1", "log_every=1", "model.depth=1"]
-    overrides.append("schedule.warmup_steps=1")
-    overrides.append(f"workdir={tmp_path / 'run'}")
-    config = load_config_file(path, overrides)
-    first = fit(config)
+    first = run_config(short(path, tmp_path / "run"))
     assert first.step == 2
     assert np.isfinite(first.scores["loss"])
 
-    resumed = fit(load_config_file(path, [*overrides, "steps=3"]))
+    resumed = run_config(short(path, tmp_path / "run", steps=3))
     assert resumed.step == 3
     assert resumed.workdir == first.workdir
 
@@ -30,6 +40,14 @@ def test_two_steps_then_resume_then_predict(path, tmp_path):
     results = list(model.predict([np.full((20, 31, 3), 200, np.uint8), np.full((64, 18, 3), 20, np.uint8)]))
     assert len(results) == 2
     assert {result.top1.label for result in results} <= {str(digit) for digit in range(10)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.stem)
+def test_a_program_runs_to_its_end_and_leaves_pictures(path, tmp_path):
+    summary = run_config(short(path, tmp_path / "run"))
+    assert not summary.interrupted
+    assert list((tmp_path / "run" / "plots").glob("*.png"))
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

@@ -16,9 +16,15 @@ def test_stores_the_config_and_takes_it_again(tmp_path):
 
 
 def test_refuses_another_config(tmp_path):
-    open_run_folder(config(tmp_path))
+    (open_run_folder(config(tmp_path)).checkpoints / "4").mkdir(parents=True)
     with pytest.raises(UserError, match=r"`clip_norm` was 1.0 and is None; `seed` was 0 and is 1; give another folder"):
         open_run_folder(config(tmp_path, seed=1, clip_norm=None))
+
+
+def test_a_run_without_a_checkpoint_gives_way(tmp_path):
+    open_run_folder(config(tmp_path))
+    open_run_folder(config(tmp_path, seed=1))
+    assert json.loads((tmp_path / "config.json").read_text())["seed"] == 1
 
 
 def test_refuses_what_is_no_run(tmp_path):

@@ -72,8 +72,16 @@ class RunFolder:
         return self.root / "best"
 
 
+def _has_progress(folder: RunFolder) -> bool:
+    saved = folder.checkpoints.iterdir() if folder.checkpoints.exists() else ()
+    return folder.best.exists() or any(path.name.isdecimal() for path in saved)
+
+
 def open_run_folder(config: ConfigDict, *, write: bool = True) -> RunFolder:
     """Makes the folder, or checks that the run in it is this config's, and stores the config.
+
+    A folder whose run was refused or stopped before its first checkpoint holds nothing to go on from, and takes any
+    config.
 
     Args:
         config: of the run.
@@ -85,14 +93,14 @@ def open_run_folder(config: ConfigDict, *, write: bool = True) -> RunFolder:
     folder = RunFolder(Path(str(config.workdir)))
     if folder.root.exists() and not folder.root.is_dir():
         raise UserError(f"`workdir={config.workdir}` is a file; give a folder with --config.workdir=PATH")
-    if folder.config.exists():
+    if folder.config.exists() and _has_progress(folder):
         different = _differences(json.loads(folder.config.read_text()), json.loads(to_json(config)))
         if different:
             raise UserError(
                 f"`workdir={config.workdir}` holds a run of another config: {'; '.join(different)}; "
                 f"give another folder with --config.workdir=PATH, or delete {config.workdir} to start over"
             )
-    elif folder.checkpoints.exists():
+    elif not folder.config.exists() and folder.checkpoints.exists():
         raise UserError(
             f"`workdir={config.workdir}` holds checkpoints but no config.json to check them against; "
             "give another folder with --config.workdir=PATH"
