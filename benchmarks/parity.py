@@ -24,7 +24,7 @@ _KINDS = {"forward": ("logits", "stage"), "gradient": ("gradient",)}
 def rows(options: Options) -> Iterator[Row]:
     """Two rows a case, `forward` (outputs and every stage) and `gradient` (by every parameter and input)."""
     import_torch()
-    from benchmarks.parity_cases import CASES
+    from benchmarks.all_parity_cases import CASES
 
     done: list[tuple[str, dict[str, Difference]]] = []
     for name, make in CASES.items():

@@ -20,7 +20,7 @@ from vitjax.ops.positions import resample_bicubic
 from vitjax.paths import flatten
 from vitjax.weights.rules import Table
 
-__all__ = ["CASES", "NAVIT_CASES", "VIT_CASES"]
+__all__ = ["NAVIT_CASES", "VIT_CASES"]
 
 _DEPTH, _WIDTH, _HEADS = 2, 32, 4
 
@@ -367,5 +367,5 @@ _NAVIT: dict[str, Callable[[], Case]] = {
 
 VIT_CASES = {name: cache(make) for name, make in _VIT.items()}
 NAVIT_CASES = {name: cache(make) for name, make in _NAVIT.items()}
-CASES = VIT_CASES | NAVIT_CASES
+
 """Name -> what makes the case, once: its program is compiled once for all seeds."""

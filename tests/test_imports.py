@@ -20,15 +20,15 @@ ALLOWED = {
     "config": (),
     "ops": ("arrays",),
     "layers": ("ops", "arrays"),
-    "models": ("layers", "ops", "arrays", "config", "weights.rules"),
+    "models": ("layers", "ops", "arrays", "config", "weights.rules", "weights.layouts"),
     "evaluation": ("arrays", "ops"),
     "tasks": ("ops", "arrays", "evaluation"),
     "data": (),
     # The trainer writes bundles; of data it knows only how batches are shared out and streamed.
     "training": ("arrays", "config", "paths", "tasks.task", "data.loading", "weights.bundle_io"),
     "weights": ("config", "paths", "arrays"),
-    "inference": ("models", "tasks", "weights", "data", "ops", "arrays", "config"),
-    "analysis": ("models", "tasks", "weights", "data", "ops", "arrays", "config", "paths"),
+    "inference": ("models", "tasks", "weights", "data", "evaluation", "ops", "arrays", "config", "paths"),
+    "analysis": ("models", "tasks", "weights", "data", "inference", "ops", "layers", "arrays", "config", "paths"),
     "transfer": ("models", "tasks", "weights", "data", "inference", "ops", "layers", "arrays", "config", "paths"),
     "programs": None,  # whole experiments, which call the trainer
     "__init__": ("config", "inference", "models", "training"),

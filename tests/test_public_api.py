@@ -63,7 +63,7 @@ def get_config():
 
 
 def test_train_applies_overrides_to_a_copy(tmp_path, monkeypatch):
-    monkeypatch.setattr("vitjax.training.fit.fit", Summary)
+    monkeypatch.setattr("vitjax.training.program.fit", Summary)
     (tmp_path / "tiny.py").write_text(CONFIG)
     config = vitjax.train(tmp_path / "tiny.py", seed=3, **{"optimizer.lr": 0.5}).config
     assert (config.seed, config.optimizer.lr) == (3, 0.5)

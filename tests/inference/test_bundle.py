@@ -113,8 +113,8 @@ def test_what_was_saved_opens_as_the_same_model(bundle, tmp_path):
 
 
 def test_unknown_format_and_foreign_folders_are_refused(vit, tmp_path):
-    with pytest.raises(UserError, match=r"`format` \(='timm'\) must be one of vitjax"):
-        vit.save(tmp_path / "out", format="timm")
+    with pytest.raises(UserError, match=r"`format` \(='onnx'\) must be one of vitjax, timm, huggingface"):
+        vit.save(tmp_path / "out", format="onnx")
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(UserError, match="exists and is no bundle"):
         vit.save(tmp_path)
@@ -128,15 +128,15 @@ def saved(vit, tmp_path):
 
 
 def test_missing_and_foreign_folders_are_explained(tmp_path):
-    with pytest.raises(UserError, match="no such folder; expected a run's folder or its best/"):
+    with pytest.raises(UserError, match="no such folder or file; expected a run's folder or its best/"):
         vitjax.load(tmp_path / "nothing")
     with pytest.raises(UserError, match=r"with bundle.json and variables/ in it"):
         vitjax.load(tmp_path)
-    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "config.json").write_text('{"workdir": "runs/vit"}')
     with pytest.raises(UserError, match="the run has no best/ yet"):
         vitjax.load(tmp_path)
-    with pytest.raises(UserError, match="only folders on this machine"):
-        vitjax.load("hf-hub:timm/vit_base_patch16_224")
+    with pytest.raises(UserError, match="give hf-hub:organisation/name"):
+        vitjax.load("https://example.org/weights.npz")
 
 
 @pytest.mark.parametrize("damage", ["cut_json", "empty_json", "no_variables", "cut_variables"])

@@ -4,10 +4,13 @@ import numpy as np
 import pytest
 
 from benchmarks.comparison import random_weights
-from benchmarks.parity_cases import CASES
+from benchmarks.parity_cases import NAVIT_CASES, VIT_CASES
+from benchmarks.parity_cases_hybrid import HYBRID_CASES
 from vitjax.errors import UserError
 from vitjax.models import vit_tables
 from vitjax.weights.rules import export_weights, import_weights
+
+CASES = VIT_CASES | HYBRID_CASES | NAVIT_CASES  # the others' tables are tested beside their models
 
 
 def _weights(module) -> dict[str, np.ndarray]:

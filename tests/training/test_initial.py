@@ -61,6 +61,7 @@ def twice(config, *, steps):
 def test_a_program_makes_several_runs(tmp_path):
     settings = config(tmp_path, steps=1)
     settings.program = factory(twice, steps=2)
+    settings.lock()  # as a config file is read
     summaries = run_config(settings)
     assert [summary.step for summary in summaries] == [2, 2]
     assert {path.name for path in tmp_path.iterdir()} == {"one", "two"}

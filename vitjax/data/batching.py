@@ -41,6 +41,8 @@ class ImageBatches:
         workers: processes that read and prepare; 0 does it in this one.
         prefetch: batches held ready.
         max_broken: share of the examples that may be unreadable; fewer than 10 files never stop a run.
+        grids: sides of patch grids, of which each batch gets one as its key `grid`, drawn evenly by the seed and the
+            batch's number; without any, batches have no such key.
     """
 
     source: Any
@@ -50,10 +52,13 @@ class ImageBatches:
     workers: int = 0
     prefetch: int = 2
     max_broken: float | int = 0.01
+    grids: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise UserError(f"ImageBatches: `batch_size` (={self.batch_size}) is at least 1")
+        if any(side < 1 for side in self.grids):
+            raise UserError(f"ImageBatches: `grids` (={self.grids}) are patches along a side, at least 1")
         check_reading(
             "ImageBatches",
             threads=self.threads, workers=self.workers, prefetch=self.prefetch, max_broken=self.max_broken,
@@ -89,6 +94,7 @@ class ImageBatches:
         if not self.num_examples:
             raise UserError(f"ImageBatches: the source {getattr(self.source, 'name', self.source)!r} has no examples")
         start = {"position": 0, "seed": seed, "examples": self.num_examples, "batch_size": self.batch_size}
+        start |= {"grids": list(self.grids)} if self.grids else {}
         produce = functools.partial(_produce, self, ShuffledOrder(seed, self.num_examples), shards, None)
         return BatchStream(produce, start, _summarise, self.prefetch)
 
@@ -172,6 +178,9 @@ def _produce(
             images = [example if example is not None and broken.passes(example) else None for example in examples]
             shape = _common_shape(settings, shape, images)
             batch = _stack(settings, shape, images)
+            if settings.grids:
+                side = _draw_grid(settings.grids, order.seed, first // settings.batch_size + made)  # pyright: ignore
+                batch["grid"] = np.ones((size, side, side), bool)
             made += 1
             position = first + made * settings.batch_size
             prepared = sum(image.seconds for image in images if image is not None)
@@ -184,6 +193,12 @@ def _produce(
             yield Produced(batch, state | {"position": position}, counts)
     finally:
         reader.close()
+
+
+def _draw_grid(grids: tuple[int, ...], seed: int, batch: int) -> int:
+    """The side for a batch, the same in every process; the last number keeps it apart from other draws of the seed."""
+    generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, batch, 0, 2))))
+    return grids[int(generator.integers(len(grids)))]
 
 
 def _common_shape(

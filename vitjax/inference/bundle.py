@@ -1,8 +1,6 @@
 """A model with all that is needed to use it: weights, preprocessing, labels. Opened, made, used and written here."""
 
-import inspect
 import logging
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -11,24 +9,23 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from vitjax.arrays import Array, Batch, Tree
-from vitjax.config import build, describe
-from vitjax.data.batching import ImageBatches
+from vitjax.config import describe
 from vitjax.data.loading import Shards
-from vitjax.data.packing import PackedBatches
-from vitjax.data.sampling import TokenBudget
 from vitjax.data.sources import ImageList
-from vitjax.data.transforms import Resize, evaluation_transforms
 from vitjax.errors import UserError
-from vitjax.inference.predict import Pictures, list_pictures, score_pictures, small_batches
+from vitjax.inference.foreign import adapt
+from vitjax.inference.opening import open_any
+from vitjax.inference.predict import Pictures, list_pictures, score_pictures
+from vitjax.inference.preparation import default_preparation, numbered_labels, random_variables
 from vitjax.inference.results import Result
+from vitjax.inference.writing import FORMATS, Holding, write_foreign
 from vitjax.models import create_model as create_module
-from vitjax.tasks.classification import Classification
-from vitjax.tasks.packed_classification import PackedClassification
-from vitjax.weights.bundle_io import read_bundle, save_bundle
+from vitjax.paths import flatten, unflatten
+from vitjax.weights.bundle_io import save_bundle
+from vitjax.weights.files import put_on_device
 
 __all__ = ["Bundle", "create_model", "load"]
 
@@ -143,19 +140,26 @@ class Bundle:
         return scored
 
     def save(self, folder: str | Path, format: str = "vitjax") -> None:
-        """Writes a folder that `load` opens.
+        """Writes a folder that `load` opens, and whose other readers are named by the format.
 
         Args:
             folder: replaced if it exists.
-            format: "vitjax", our own, is the only one so far.
+            format: "vitjax", our own; "timm" for `timm.create_model("local-dir:FOLDER", pretrained=True)`;
+                "huggingface" for `AutoModelForImageClassification.from_pretrained(FOLDER)`.
 
         Raises:
-            UserError: an unknown format, a folder that holds something else, or a setting that cannot be written down.
+            UserError: an unknown format, one that cannot hold the model, a folder that holds something else, or a
+                setting that cannot be written down.
         """
-        writers = {"vitjax": self._save}
-        if format not in writers:
-            raise UserError(f"`format` (={format!r}) must be one of {', '.join(writers)}")
-        writers[format](Path(folder))
+        if format == "vitjax":
+            self._save(Path(folder))
+        elif format in FORMATS:
+            holding = Holding(
+                self.module, lambda: flatten(jax.device_get(self.variables)), self.task, self.batches, self.labels
+            )
+            write_foreign(Path(folder), format, holding)
+        else:
+            raise UserError(f"`format` (={format!r}) must be one of vitjax, {', '.join(FORMATS)}")
 
     def _save(self, folder: Path) -> None:
         if folder.exists() and not (folder / "bundle.json").is_file() and (folder.is_file() or any(folder.iterdir())):
@@ -173,53 +177,69 @@ class Bundle:
         )
 
 
-def load(path: str | Path, *, packages: Sequence[str] = ("vitjax",)) -> Bundle:
-    """Opens a trained model.
+def load(
+    path: str | Path,
+    *,
+    name: str | None = None,
+    layout: str | None = None,
+    num_classes: int | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    labels: Sequence[str] | None = None,
+    packages: Sequence[str] = ("vitjax",),
+    **settings: Any,
+) -> Bundle:
+    """Opens a trained model, whoever trained it.
+
+        vitjax.load("runs/navit/best")                                       # our own
+        vitjax.load("downloads/vit_tiny")                                    # a folder of timm or of Hugging Face
+        vitjax.load("hf-hub:google/vit-base-patch16-224")                    # their hub; `@REVISION` may follow
+        vitjax.load("vit_base_patch16_224.augreg_in21k_ft_in1k")             # a published name
+        vitjax.load("B_16.npz", name="vit_base_patch16_224", num_classes=10) # a file, with a new head
+
+    Labels, preparation and numerics come from the files.
 
     Args:
-        path: a run's folder, of which `best/` is taken, or a folder that `Bundle.save` wrote.
+        path: a run's folder, of which `best/` is taken; a folder that `Bundle.save`, timm or transformers wrote; a file
+            of weights (`.safetensors`, `.pth`, `.bin`, `.npz`); `hf-hub:organisation/name[@revision]`; or a name of
+            `vitjax.weights.pretrained.PUBLISHED`.
+        name: of the model that a file of weights holds, one of `vitjax.list_models()`.
+        layout: whose keys a file of weights has ("timm", "huggingface", "vit_jax", "big_vision", ...); which of several
+            sources a published name is taken from.
+        num_classes: another number than the file's gets a new head, which is said in the log.
+        image_size: side, or (rows, columns); positions are resampled by the layout's rule, which is said in the log.
+        labels: class names, instead of the file's.
         packages: top-level packages whose classes may be built. Opening a file never runs other people's code.
+        **settings: of the module, instead of the file's: `dtype="bfloat16"`, `norm_epsilon=1e-6`; for a file of weights
+            also what it has otherwise than the named model: `use_class_token=False`, `pool=AveragePooling`.
 
     Raises:
-        UserError: there is no complete bundle at `path`, or it names something that cannot be built.
+        UserError: there is no complete model at `path`, it does not fit together, or it names something that cannot be
+            built.
     """
-    folder = _find_bundle(path)
-    try:
-        files = read_bundle(folder)
-    except UserError:
-        raise
-    except Exception as error:  # orbax raises a dozen types for a file cut short
-        first_line = (str(error).strip().splitlines() or [""])[0]
-        raise UserError(f"{folder}: the bundle cannot be read, {type(error).__name__}: {first_line}") from error
-    try:
-        module, task, batches = (build(node, packages=packages) for node in (files.model, files.task, files.batches))
-    except UserError as error:
-        raise UserError(f"{folder}: {error} (written by vitjax {files.version})") from error
+    opened = open_any(
+        path, name=name, layout=layout, packages=packages, settings=settings, any_size=image_size is not None
+    )
+    opened = adapt(opened, num_classes=num_classes, image_size=image_size, labels=labels, settings=settings)
     return Bundle(
-        module=module,
-        task=task,
-        batches=batches,
-        labels=files.labels,
-        make_variables=lambda: files.variables,
-        step=files.step,
-        score=files.score,
-        metric=files.metric,
+        module=opened.module,
+        task=opened.task,
+        batches=opened.batches,
+        labels=opened.labels,
+        make_variables=_placed_once(opened.arrays),
+        **opened.facts,
     )
 
 
-def _find_bundle(path: str | Path) -> Path:
-    """The folder with `bundle.json`: `path`, or `best` in it."""
-    if "://" in str(path) or str(path).startswith("hf-hub:"):
-        raise UserError(f"{path}: only folders on this machine can be opened so far; download it and give its path")
-    folder = Path(path)
-    for candidate in (folder, folder / "best"):
-        if (candidate / "bundle.json").is_file() or candidate.with_name(f".{candidate.name}.old").exists():
-            return candidate
-    if not folder.exists():
-        raise UserError(f"{folder}: no such folder; expected a run's folder or its best/, such as runs/navit/best")
-    if (folder / "config.json").is_file():
-        raise UserError(f"{folder}: the run has no best/ yet; it is written by the run's first evaluation")
-    raise UserError(f"{folder}: expected a run's folder or its best/, with bundle.json and variables/ in it")
+def _placed_once(arrays: dict[str, np.ndarray]) -> Callable[[], Tree]:
+    """Puts the arrays on the device when first called; the host's copies are gone then."""
+    placed: list[Tree] = []
+
+    def make() -> Tree:
+        if not placed:
+            placed.append(unflatten(put_on_device(arrays)))
+        return placed[0]
+
+    return make
 
 
 def create_model(name: str, **overrides: Any) -> Bundle:
@@ -233,46 +253,9 @@ def create_model(name: str, **overrides: Any) -> Bundle:
         UserError: there is no model of that name, or it has no such setting.
     """
     module: Any = create_module(name, **overrides)
-    task, batches = _default_preparation(module)
-    labels = tuple(f"class {number}" for number in range(module.num_classes or 0))
+    task, batches = default_preparation(module)
+    labels = numbered_labels(module.num_classes or 0)
     if not labels:
         raise UserError(f"{name}: `num_classes` (={module.num_classes}) must be positive to predict classes")
     bundle = Bundle(module, task, batches, labels, make_variables=dict)
-    return replace(bundle, make_variables=lambda: _random_variables(bundle))
-
-
-def _default_preparation(module: Any) -> tuple[Any, Any]:
-    """Task and batches for what the module takes: images of one shape, or patches of images of any shape."""
-    takes = inspect.signature(type(module).__call__).parameters
-    if "patches" in takes:
-        # 256 tokens are what NaViT's inference results are quoted at (arXiv:2307.06304, section 3.6).
-        tokens = 256
-        resolution: Any = TokenBudget(tokens)
-        batches = PackedBatches(
-            source=None,
-            patch_size=module.patch_size,
-            length=4 * tokens,
-            rows=4,
-            packers=1,
-            max_images=16,
-            resolution=resolution,
-        )
-        return PackedClassification(), batches
-    rows, columns = module.image_shape
-    transforms = evaluation_transforms(rows) if rows == columns else (Resize((rows, columns)),)
-    return Classification(), ImageBatches(source=None, transforms=transforms, batch_size=16)
-
-
-def _random_variables(bundle: Bundle) -> Tree:
-    """Variables of the module for a grey picture."""
-    started = time.monotonic()
-    grey = Pictures(ImageList(np.full((64, 64, 3), 128, np.uint8)), bundle.labels)
-    (batch,) = small_batches(grey, bundle.batches)
-
-    @jax.jit
-    def initialise(key: jax.Array, batch: Batch) -> Tree:
-        return bundle.module.init(key, **bundle.task.inputs(batch), train=False)
-
-    variables = initialise(jax.random.key(0), jax.tree.map(jnp.asarray, batch))
-    _logger.info("%s: random weights made in %.1f s", type(bundle.module).__name__, time.monotonic() - started)
-    return variables
+    return replace(bundle, make_variables=lambda: random_variables(module, task, batches))

@@ -3,7 +3,7 @@
 import functools
 import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
@@ -12,11 +12,14 @@ from vitjax.errors import UserError
 
 if TYPE_CHECKING:
     import flax.linen as nn
+    import numpy as np
     from ml_collections import ConfigDict
 
-__all__ = ["create_model", "list_models", "model_spec"]
+    from vitjax.weights.layouts import Layout
 
-_FILES = ("vit", "navit")
+__all__ = ["create_model", "layouts_of", "list_models", "model_spec", "sizes_of", "variant_of"]
+
+_FILES = ("vit", "navit", "deepvit", "hybrid", "flexivit", "memory_vit")
 """Files of this package with `VARIANTS` (name -> keywords) and `MODEL` (what takes them)."""
 
 
@@ -49,6 +52,55 @@ def model_spec(name: str, **overrides: Any) -> "ConfigDict":
 def list_models(pattern: str = "*") -> list[str]:
     """Names that match a shell pattern such as `"*navit*"`, sorted."""
     return sorted(name for name in _variants() if fnmatchcase(name, pattern))
+
+
+def variant_of(name: str) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """What makes the model of that name, and the keywords it is made with.
+
+    Raises:
+        UserError: there is no such name.
+    """
+    return _find(name)
+
+
+def layouts_of(model: Any) -> "tuple[Layout, ...]":
+    """The layouts in which other people's files hold a model: `LAYOUTS` of the `_tables` file beside the model's own.
+
+    Args:
+        model: a linen module, or what makes it: whatever is `MODEL` in a file. A module that another file's function
+            puts together has that file's layouts: a ViT with the hybrid's embedding is a hybrid.
+    """
+    if isinstance(model, type) or inspect.isfunction(model):
+        return _layouts_in(model.__module__)
+    parts = (getattr(model, name) for name in type(model).__dataclass_fields__)
+    files = [getattr(getattr(part, "func", part), "__module__", None) for part in parts if callable(part)]
+    own = type(model).__module__
+    made_elsewhere = [file for file in files if file and file != own and file.startswith(f"{__name__}.")]
+    return next((found for file in made_elsewhere if (found := _layouts_in(file))), _layouts_in(own))
+
+
+def sizes_of(target: Callable[..., Any], arrays: "Mapping[str, np.ndarray]") -> dict[str, Any]:
+    """Keywords of a model that only the shapes in a file tell: what `sizes_of` in its `_tables` file finds, if any.
+
+    Args:
+        target: whatever is `MODEL` in a file.
+        arrays: as the layout's `prepare` gives them.
+    """
+    return dict(getattr(_tables(target.__module__), "sizes_of", lambda arrays: {})(arrays))
+
+
+def _layouts_in(file: str) -> "tuple[Layout, ...]":
+    return tuple(getattr(_tables(file), "LAYOUTS", ()))
+
+
+def _tables(file: str) -> Any:
+    """The tables beside a model's file, or `None`."""
+    try:
+        return importlib.import_module(f"{file}_tables")
+    except ModuleNotFoundError as error:
+        if error.name != f"{file}_tables":
+            raise
+        return None
 
 
 def _find(name: str) -> tuple[Callable[..., Any], dict[str, Any]]:

@@ -1,13 +1,14 @@
 """The Vision Transformer, in all its sizes."""
 
 import functools
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 
-from vitjax.arrays import Array, Float
+from vitjax.arrays import Array, Bool, Float
 from vitjax.errors import UserError
 from vitjax.layers import pooling as pooling_layers
 from vitjax.layers.attention import SelfAttention
@@ -16,6 +17,7 @@ from vitjax.layers.normalisation import LayerNorm
 from vitjax.layers.transformer import MLP, Block
 from vitjax.ops.activations import gelu
 from vitjax.ops.attention import attend_images, attention_report
+from vitjax.ops.patches import cut_patches, project_patches
 from vitjax.ops.positions import resample_bicubic_antialias, sincos_2d
 
 __all__ = [
@@ -24,10 +26,45 @@ __all__ = [
     "AveragePooling",
     "ClassTokenPooling",
     "LearnedPositions",
+    "PatchEmbedding",
     "SinCosPositions",
     "ViT",
     "check_transformer",
+    "with_vit_keywords",
 ]
+
+
+class PatchEmbedding(nn.Module):
+    """Eq. 1: each patch, flattened, through one linear map.
+
+    Attributes:
+        patch_size: side of a patch, pixels.
+        width: D.
+        dtype: compute type.
+    """
+
+    patch_size: int
+    width: int
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(
+        self, images: Float[Array, "B H W C"], grid: tuple[int, int] | None, train: bool
+    ) -> tuple[Float[Array, "B N D"], tuple[int, int]]:
+        """Tokens, row-major, and their grid.
+
+        Raises:
+            UserError: a side is not divisible by the patch, or `grid` is not what these images have.
+        """
+        patches, found = cut_patches(images, self.patch_size)
+        if grid not in (None, found):
+            raise UserError(
+                f"an image of {images.shape[1]}x{images.shape[2]} px has {found[0]}x{found[1]} patches of "
+                f"{self.patch_size} px, but `grid` asks for {grid[0]}x{grid[1]}; only FlexiViT's patches change size"
+            )
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (patches.shape[-1], self.width), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros_init(), (self.width,), jnp.float32)
+        return project_patches(patches, kernel, bias, self.dtype), found
 
 
 class LearnedPositions(nn.Module):
@@ -124,11 +161,12 @@ class ViT(nn.Module):
     Attributes:
         num_classes: outputs; 0 returns the features in front of the head. `None` is filled in by the trainer.
         image_size: side, or (rows, columns), of the images that the position table is made for.
-        patch_size: side of a patch.
+        patch_size: side of a patch, in pixels of the image.
         width: D.
         depth: L.
         num_heads: A.
         mlp_width: size in the middle of the MLP.
+        embedding: factory of a module like `PatchEmbedding`: (images, grid or `None`, train) -> (tokens, grid).
         use_class_token: whether a learned token stands in front of the patches.
         pool: factory of a module (tokens, number of prefix tokens, train) -> `[B, D]`.
         positions: factory of a module like `LearnedPositions`.
@@ -154,6 +192,7 @@ class ViT(nn.Module):
     depth: int = 12
     num_heads: int = 12
     mlp_width: int = 3072
+    embedding: Callable[..., nn.Module] = PatchEmbedding
     use_class_token: bool = True
     pool: Callable[..., nn.Module] = ClassTokenPooling
     positions: Callable[..., nn.Module] = LearnedPositions
@@ -192,20 +231,33 @@ class ViT(nn.Module):
         rows, columns = self.image_shape
         return rows // self.patch_size, columns // self.patch_size
 
-    def describe(self, images: Any) -> str:
+    def describe(self, images: Any, grid: Any = None) -> str:
         """The attention that runs for these inputs, in words; only shapes matter."""
         return attention_report(packed=False, dtype=self.dtype, implementation=self.attention_implementation)
 
     @nn.compact
-    def __call__(self, images: Float[Array, "B H W C"], *, train: bool = False) -> Float[Array, "B classes"]:
+    def __call__(
+        self,
+        images: Float[Array, "B H W C"],
+        grid: tuple[int, int] | Bool[Array, "B rows columns"] | None = None,
+        *,
+        train: bool = False,
+    ) -> Float[Array, "B classes"]:
         """Classifies images, normalised as the weights expect.
+
+        Args:
+            images: of any size that the patches divide.
+            grid: rows and columns of patches to cut the images into, for embeddings that can choose (FlexiViT); or any
+                array of that shape behind the batch axis, whose content plays no part: shapes are static under `jit`.
+            train: dropout and stochastic depth act.
 
         Raises:
             UserError: an image's side is not divisible by the patch, or `num_classes` is `None`.
         """
         if self.num_classes is None:
             raise UserError("ViT: `num_classes` is not set; give the number of labels, or 0 for features")
-        tokens = self._embed(jnp.asarray(images, jnp.dtype(self.dtype)), train)
+        sides = grid if grid is None or isinstance(grid, tuple) else (grid.shape[1], grid.shape[2])
+        tokens = self._embed(jnp.asarray(images, jnp.dtype(self.dtype)), sides, train)
         num_images, length, width = tokens.shape
         tokens = self._encode(tokens.reshape(-1, width), num_images, train)
         norm = LayerNorm(epsilon=self.norm_epsilon, dtype=self.dtype, name="final_norm")
@@ -219,11 +271,10 @@ class ViT(nn.Module):
         self.sow("intermediates", "pooled", pooled)
         return self._classify(pooled)
 
-    def _embed(self, images: Array, train: bool) -> Array:
+    def _embed(self, images: Array, grid: tuple[int, int] | None, train: bool) -> Array:
         """Eq. 1: patches to tokens, the class token in front, positions added."""
-        patches, grid = cut_patches(images, self.patch_size)
-        lecun = nn.initializers.lecun_normal()
-        tokens = Dense(self.width, dtype=self.dtype, kernel_init=lecun, name="patch_embedding")(patches)
+        embed = self.embedding(patch_size=self.patch_size, width=self.width, dtype=self.dtype, name="patch_embedding")
+        tokens, grid = embed(images, grid, train)
         num_prefix = int(self.use_class_token)
         place = self.positions(name="position_embedding")
         prefix, table = place(self.grid, grid, self.width, num_prefix)
@@ -295,22 +346,27 @@ def check_transformer(width: int, num_heads: int, dtype: str, *, where: str, hea
         raise UserError(f"{where}: `dtype` (={dtype!r}) must be 'float32', 'bfloat16' or 'float16'")
 
 
-def cut_patches(images: Float[Array, "B H W C"], patch_size: int) -> tuple[Float[Array, "B N P"], tuple[int, int]]:
-    """Flattened patches in (row, column, channel) order, row-major, and their grid.
+def with_vit_keywords(*own: str) -> Callable[[Callable[..., ViT]], Callable[..., ViT]]:
+    """Decorates a function that makes a ViT and passes `**keywords` on to it: writes them into its signature.
 
-    Raises:
-        UserError: a side is not divisible by the patch.
+    Configs and `create_model` check keywords against the signature, and store its defaults.
+
+    Args:
+        *own: keywords of ViT that the function gives itself.
     """
-    batch, height, width, channels = images.shape
-    if height % patch_size or width % patch_size:
-        raise UserError(
-            f"an image of {height}x{width} px cannot be cut into patches of {patch_size} px; "
-            f"resize or crop it to a multiple of `patch_size` (={patch_size})"
-        )
-    rows, columns = height // patch_size, width // patch_size
-    patches = jnp.asarray(images).reshape(batch, rows, patch_size, columns, patch_size, channels)
-    patches = patches.transpose(0, 1, 3, 2, 4, 5)  # B rows columns p p C
-    return patches.reshape(batch, rows * columns, patch_size**2 * channels), (rows, columns)
+
+    def write(make: Callable[..., ViT]) -> Callable[..., ViT]:
+        parameters = inspect.signature(make).parameters
+        kept = [parameter for parameter in parameters.values() if parameter.kind is not parameter.VAR_KEYWORD]
+        passed = [
+            parameter.replace(kind=parameter.KEYWORD_ONLY)
+            for name, parameter in inspect.signature(ViT).parameters.items()
+            if name not in (*parameters, *own, "parent", "name")
+        ]
+        make.__signature__ = inspect.Signature(kept + passed)  # pyright: ignore[reportFunctionMemberAccess]
+        return make
+
+    return write
 
 
 _SIZES: dict[str, dict[str, int]] = {

@@ -25,10 +25,12 @@ __all__ = [
     "PackedPlan",
     "attend_images",
     "attend_packed",
+    "attend_remapped",
     "attention_report",
     "dense_attention",
     "packed_attention",
     "packed_plan",
+    "reattention",
     "select_dense_attention",
     "select_packed_attention",
 ]
@@ -144,6 +146,56 @@ def _attend_images(
     return outputs.reshape(-1, *outputs.shape[2:])
 
 
+# --- re-attention: the map itself is changed ------------------------------------------------------------------------
+
+
+def reattention(
+    query: Float[Array, "B N A K"],
+    key: Float[Array, "B M A K"],
+    value: Float[Array, "B M A K"],
+    change: Callable[[Array], Array],
+    *,
+    scale: float | None = None,
+    dropout_rate: float = 0.0,
+    dropout_key: Array | None = None,
+) -> Float[Array, "B N A K"]:
+    """Attention whose map is changed between softmax and average (DeepViT: Zhou et al. 2021).
+
+    Always the explicit form: no fused kernel gives its map away.
+
+    Args:
+        query: rows that ask.
+        key: rows that are compared.
+        value: rows that are averaged.
+        change: from the map, float32 `[B, A, N, M]`, to one of the same shape, which may mix heads.
+        scale: factor of the logits, `1 / sqrt(K)` if not given.
+        dropout_rate: share of attention probabilities set to 0 in front of `change`, with `dropout_key`.
+        dropout_key: `None` drops nothing.
+    """
+    factor: float = query.shape[-1] ** -0.5 if scale is None else scale
+    rate = 0.0 if dropout_key is None else dropout_rate
+    return kernels.explicit(query, key, value, None, factor, dropout_rate=rate, dropout_key=dropout_key, change=change)
+
+
+def attend_remapped(
+    num_images: int,
+    change: Callable[[Array], Array],
+    *,
+    dropout_rate: float = 0.0,
+    dropout_key: Array | None = None,
+) -> Attend:
+    """`attend_images` with `reattention`; to be made where it is used, for `change` may hold parameters."""
+
+    def attend(query: Array, key: Array, value: Array, scale: float) -> Array:
+        query, key, value = (x.reshape(num_images, -1, *x.shape[1:]) for x in (query, key, value))
+        outputs = reattention(
+            query, key, value, change, scale=scale, dropout_rate=dropout_rate, dropout_key=dropout_key
+        )
+        return outputs.reshape(-1, *outputs.shape[2:])
+
+    return attend
+
+
 # --- packed: several images in a row ------------------------------------------------------------------------------
 
 
@@ -208,7 +260,7 @@ def select_packed_attention(
     if backend == "cpu":
         if has_buckets:
             return Choice("buckets", "each image alone costs the least on CPU")
-        return Choice("segment_mask", "the batch has no length buckets")
+        return Choice("segment_mask", f"whole rows of {length} tokens under a mask")
     form = {"tpu": "splash", "gpu": "triton"}.get(backend, "segment_mask")
     problem = _unsupported(form, **case)
     if problem:

@@ -4,6 +4,7 @@ Those in `SEGMENT_KERNELS` have the signature (query, key, value, segments, scal
 to padding; the caller sets its output to zero.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -24,8 +25,12 @@ def explicit(
     *,
     dropout_rate: float = 0.0,
     dropout_key: Array | None = None,
+    change: Callable[[Array], Array] | None = None,
 ) -> Array:
-    """Logits, softmax and average written out over `[B, A, N, K]`, a layout that XLA on CPU multiplies well."""
+    """Logits, softmax and average written out over `[B, A, N, K]`, a layout that XLA on CPU multiplies well.
+
+    `change` acts on the map `[B, A, N, M]` between softmax, with its dropout, and average.
+    """
     query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
     logits = jnp.einsum("bank,bamk->banm", query * scale, key, preferred_element_type=jnp.float32)
     if mask is not None:
@@ -35,6 +40,8 @@ def explicit(
         assert dropout_key is not None
         kept = jax.random.bernoulli(dropout_key, 1 - dropout_rate, weights.shape)
         weights = jnp.where(kept, weights / (1 - dropout_rate), 0)
+    if change is not None:
+        weights = change(weights)
     outputs = jnp.einsum("banm,bamk->bank", weights.astype(value.dtype), value)
     return jnp.swapaxes(outputs, 1, 2)
 

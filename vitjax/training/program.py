@@ -21,5 +21,6 @@ def run_config(config: ConfigDict) -> Any:
         return fit(config)
     config = config.copy_and_resolve_references()
     program = build(config.program)
-    del config["program"]
+    with config.unlocked():
+        del config["program"]
     return program(config)

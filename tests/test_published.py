@@ -1,0 +1,179 @@
+"""The papers' recipes in `configs/published/`: at full size they build, in small they train for two steps on fakes."""
+
+import json
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import vitjax
+from vitjax.config import build, from_json, load_config_file, override, spec, to_json
+from vitjax.data.sources import FakeImages
+from vitjax.paths import flatten
+from vitjax.training.program import run_config
+
+FOLDER = Path(__file__).parent.parent / "configs" / "published"
+CONFIGS = sorted(FOLDER.glob("*.py"))
+
+I1K, I21K = 1_281_167, 14_197_122
+# What the papers say of each: classes, parameters, and passes over how many training images.
+PUBLISHED = {
+    "vit_s16_i1k_90ep": {"classes": 1000, "parameters": 22_050_664 - 198 * 384, "epochs": (90, 0.99 * I1K)},
+    "vit_augreg_i1k": {"classes": 1000, "parameters": 86_567_656 + 769 * 768, "epochs": (300, 0.99 * I1K)},
+    "vit_augreg_i21k": {"classes": 21_843, "parameters": 86_567_656 + 20_843 * 769, "epochs": (300, I21K - 51_200)},
+    "vit_finetune_i1k": {
+        "classes": 1000,
+        "parameters": 86_567_656 + (24**2 - 14**2) * 768,
+        "epochs": (8.07, 0.99 * I1K),
+    },
+    "deepvit_32b_i1k": {"classes": 1000, "parameters": 48_096_232, "epochs": (310, I1K)},
+    "deepvit_s_i1k": {"classes": 1000, "parameters": 27_310_000, "epochs": (310, I1K)},
+    "flexivit_b_i21k": {"classes": 21_843, "parameters": 86_011_624 + 20_843 * 769, "epochs": (90, I21K - 51_200)},
+    "flexivit_s_i1k": {
+        "classes": 1000,
+        "parameters": 22_878_568 - (32**2 - 16**2) * 3 * 384,
+        "epochs": (90, 0.99 * I1K),
+    },
+    **{
+        name: {"classes": classes, "parameters": 88_224_232 - 1000 * 769 + classes * 769 + 5 * 9216}
+        | {"epochs": (20_000 * 512 / images, images)}
+        for name, classes, images in (
+            ("memory_cifar100", 100, 50_000),
+            ("memory_inaturalist", 5089, 579_184),
+            ("memory_places365", 365, 1_803_460),
+            ("memory_sun397", 397, 76_128),
+        )
+    },
+    "navit_b16_jft": {"classes": 29_593},
+}
+SIDE = 64  # of small images, pixels
+
+# What makes a run small enough for a test, and leaves its structure as it is.
+SMALL = {
+    "steps": 2,
+    "log_every": 1,
+    "evaluate_every": 2,
+    "checkpoint_every": 2,
+    "schedule.warmup_steps": 1,
+    "train.workers": 0,
+    "evaluation.workers": 0,
+    "mesh.data": 1,
+}
+SMALL_IMAGES = SMALL | {"train.batch_size": 8, "evaluation.batch_size": 8}
+VIT = SMALL_IMAGES | {"model.width": 48, "model.depth": 1, "model.num_heads": 3, "model.mlp_width": 64}
+MEMORY = VIT | {"model.patch_size": 16}
+FLEXIVIT = VIT | {"train.grids": (2, 4)}
+DEEPVIT = VIT | {"model.num_heads": 12, "schedule.cooldown_steps": 1, "schedule.warmup_steps": 0}
+REDUCED = {
+    "vit_s16_i1k_90ep": VIT,
+    "vit_augreg_i1k": VIT | {"model.representation_size": 48},
+    "vit_augreg_i21k": VIT,
+    "vit_finetune_i1k": VIT,
+    "deepvit_32b_i1k": DEEPVIT,
+    "deepvit_s_i1k": DEEPVIT | {"model.depth": 2, "model.num_reattention": 1},
+    "flexivit_b_i21k": FLEXIVIT,
+    "flexivit_s_i1k": FLEXIVIT | {"task.teacher_size": (SIDE, SIDE), "task.teacher.name": None},
+    "memory_cifar100": MEMORY,
+    "memory_inaturalist": MEMORY,
+    "memory_places365": MEMORY,
+    "memory_sun397": MEMORY,
+    "navit_b16_jft": SMALL | {
+        "model.width": 48, "model.depth": 1, "model.mlp_width": 64, "schedule.cooldown_steps": 0,
+        "train.rows": 4, "train.packers": 2, "train.length": 32,
+        "train.resolution.low": 32, "train.resolution.high": 80,
+        "evaluation.rows": 4, "evaluation.packers": 2, "evaluation.resolution.side": 80,
+    },
+}  # fmt: skip
+
+
+def small_config(path, workdir):
+    config = load_config_file(path)
+    for name, value in ({"workdir": str(workdir)} | REDUCED[path.stem]).items():
+        override(config, name, value)
+    for name in ("train", "evaluation"):
+        fakes = spec(
+            FakeImages,
+            num_examples=16,
+            num_classes=PUBLISHED[path.stem]["classes"],
+            sizes=((48, 72), (80, 80), (90, 60)),
+        )
+        override(config, f"{name}.source", fakes)
+    if "image_size" in config.model:
+        share = SIDE / config.model.image_size
+        config.model.image_size = SIDE
+        for transform in (*config.train.transforms, *config.evaluation.transforms):
+            if "size" in transform:
+                transform.size = round(transform.size * share)
+    return config
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A ViT of the reduced size with half the grid, in place of what is downloaded: what `vitjax.load` opens."""
+    folder = tmp_path_factory.mktemp("published") / "start"
+    sizes = {"width": 48, "depth": 1, "num_heads": 3, "mlp_width": 64}
+    vitjax.create_model("vit_base_patch16_224", **sizes, image_size=32, num_classes=1000).save(folder)
+    return str(folder)
+
+
+def test_every_config_is_listed():
+    assert {path.stem for path in CONFIGS} == set(PUBLISHED) == set(REDUCED)
+
+
+@pytest.fixture
+def quick_compilation():
+    """Two steps take milliseconds; what takes time is making the programs fast."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.mark.usefixtures("quick_compilation")
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_two_steps_on_fakes(path, tmp_path, request):
+    config = small_config(path, tmp_path / "run")
+    for name, node in (("initial", config.get("initial")), ("task.teacher", config.task.get("teacher"))):
+        if node is not None:
+            override(config, f"{name}.path", request.getfixturevalue("checkpoint"))
+    summary = run_config(config)
+    assert summary.step == 2
+    assert np.isfinite(summary.scores["loss"])
+    bundle = json.loads((tmp_path / "run" / "best" / "bundle.json").read_text())
+    assert len(bundle["labels"]) == PUBLISHED[path.stem]["classes"]
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_docstring_and_json(path):
+    docstring = path.read_text().split('"""')[1]
+    assert f"python train.py --config configs/published/{path.name}" in docstring
+    for word in ("Paper:", "arXiv:", "Data:", "Cost:", "Expected:"):
+        assert word in docstring
+    config = load_config_file(path)
+    assert config.workdir == f"runs/published/{path.stem}"
+    assert to_json(from_json(to_json(config))) == to_json(config)
+
+
+@pytest.mark.parametrize("name", [name for name, facts in PUBLISHED.items() if "epochs" in facts])
+def test_length_and_size_are_the_published_ones(name):
+    config, facts = load_config_file(FOLDER / f"{name}.py"), PUBLISHED[name]
+    epochs, images = facts["epochs"]
+    assert config.steps * config.train.batch_size / images == pytest.approx(epochs, rel=1e-3)
+    if config.model.num_classes is None:
+        override(config, "model.num_classes", facts["classes"])
+    assert config.model.num_classes == facts["classes"]
+    module, side = build(config.model), config.model.image_size
+    images = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
+    shapes = jax.eval_shape(lambda key, images: module.init(key, images, train=False), jax.random.key(0), images)
+    count = sum(leaf.size for leaf in flatten(shapes["params"]).values())
+    assert count == pytest.approx(facts["parameters"], rel=2e-4)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_weights_that_decay(path):
+    """Kernels and nothing else, as in big_vision: no biases, norms, tokens or positions."""
+    rules = load_config_file(path).decay_rules
+    for name in ("block_0/mlp_norm/scale", "head/bias", "class_token", "position_embedding/table"):
+        assert next(value for pattern, value in rules if re.fullmatch(pattern, name)) == 0.0

@@ -1,0 +1,106 @@
+"""Convolutions with standardised kernels, and group normalisation: the parts of BiT's residual networks."""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from vitjax.arrays import Array, Float
+from vitjax.errors import UserError
+from vitjax.ops.dense import dense_product
+
+__all__ = ["GroupNorm", "StandardisedConv", "standardise_by_deviation", "standardise_by_variance"]
+
+Kernel = Float[Array, "rows columns inputs outputs"]
+
+
+def standardise_by_deviation(kernel: Kernel) -> Kernel:
+    """`(w - mean) / (std + 1e-5)` over each output's weights, as the authors' code: vit_jax (Qiao et al. 2019)."""
+    centred, variance = _moments(kernel)
+    # The root's slope is infinite at a constant kernel, whose gradient would be NaN.
+    return centred / (jnp.sqrt(jnp.maximum(variance, 1e-30)) + 1e-5)
+
+
+def standardise_by_variance(kernel: Kernel) -> Kernel:
+    """`(w - mean) / sqrt(var + 1e-8)`, as timm computes it for the same weights."""
+    centred, variance = _moments(kernel)
+    return centred * jax.lax.rsqrt(variance + 1e-8)
+
+
+def _moments(kernel: Array) -> tuple[jax.Array, jax.Array]:
+    centred = jnp.asarray(kernel) - kernel.mean(axis=(0, 1, 2), keepdims=True)
+    return centred, jnp.square(centred).mean(axis=(0, 1, 2), keepdims=True)
+
+
+class StandardisedConv(nn.Module):
+    """A convolution without bias whose kernel is standardised each time it is used; the raw one is stored.
+
+    Padding is "SAME" as TensorFlow's: an odd pixel more at the end than at the start.
+
+    Attributes:
+        features: outputs.
+        kernel_size: side of the kernel.
+        stride: step along both axes.
+        standardise: `standardise_by_deviation` or `standardise_by_variance`.
+        dtype: compute type.
+    """
+
+    features: int
+    kernel_size: int
+    stride: int = 1
+    standardise: Callable[[Array], Array] = standardise_by_deviation
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W inputs"]) -> Float[Array, "B h w features"]:
+        """Sides become `ceil(side / stride)`."""
+        shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
+        kernel = self.standardise(self.param("kernel", nn.initializers.lecun_normal(), shape, jnp.float32))
+        dtype = jnp.dtype(self.dtype)
+        if self.kernel_size == 1:
+            x = x[:, :: self.stride, :: self.stride]
+            y = dense_product(x.reshape(-1, x.shape[-1]), kernel[0, 0], dtype)
+            return y.reshape(*x.shape[:-1], self.features)
+        strides = (self.stride, self.stride)
+        return jax.lax.conv_general_dilated(
+            jnp.asarray(x, dtype),
+            jnp.asarray(kernel, dtype),
+            strides,
+            "SAME",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+
+
+class GroupNorm(nn.Module):
+    """Normalises each image over its pixels and a group of neighbouring channels (Wu and He 2018), in float32.
+
+    Attributes:
+        num_groups: groups, which divide the channels.
+        epsilon: 1e-6 in flax, 1e-5 in torch.
+        scale_init: of the scale.
+        dtype: type returned.
+    """
+
+    num_groups: int = 32
+    epsilon: float = 1e-6
+    scale_init: Callable[..., Array] = nn.initializers.ones_init()
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
+        """The variance is the mean squared deviation; see `layers.normalisation.LayerNorm`.
+
+        Raises:
+            UserError: the groups do not divide the channels.
+        """
+        channels = x.shape[-1]
+        if channels % self.num_groups:
+            raise UserError(f"GroupNorm: `num_groups` (={self.num_groups}) must divide the {channels} channels")
+        scale = self.param("scale", self.scale_init, (channels,), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros_init(), (channels,), jnp.float32)
+        groups = jnp.asarray(x, jnp.float32).reshape(x.shape[0], -1, self.num_groups, channels // self.num_groups)
+        centred = groups - groups.mean(axis=(1, 3), keepdims=True)
+        variance = jnp.square(centred).mean(axis=(1, 3), keepdims=True)
+        y = (centred * jax.lax.rsqrt(variance + self.epsilon)).reshape(x.shape) * scale + bias
+        return y.astype(jnp.dtype(self.dtype))
