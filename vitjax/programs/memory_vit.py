@@ -3,8 +3,8 @@
 Sandler et al. 2022 (arXiv:2203.15243), section 4, and LoRA beside it.
 """
 
+import itertools
 import json
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -199,15 +199,15 @@ def _draw(path: Path, rows: list[dict[str, Any]], folder: Path) -> None:
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
-    for number, row in enumerate(rows):
+    for row, marker in zip(rows, itertools.cycle("osD^vP")):  # memories lie on one another
         label = row["regime"].replace("_", " ")
-        left.plot(math.log10(row["trained"]), row["top1"], "o", color=f"C{number}")
-        left.annotate(label, (math.log10(row["trained"]), row["top1"]), xytext=(5, 4), textcoords="offset points")
+        left.plot(row["trained"], row["top1"], marker, ms=8, alpha=0.7)
         curve = [line for line in read_rows(folder / row["regime"] / "metrics.jsonl") if line["kind"] == "evaluation"]
-        right.plot([line["step"] for line in curve], [line["top1"] for line in curve], "o-", ms=3, label=label)
-    left.set_xlabel("trained parameters, power of ten")
+        right.plot([line["step"] for line in curve], [line["top1"] for line in curve], f"{marker}-", ms=5, label=label)
+    left.set_xscale("log")
+    left.set_xlabel("trained parameters")
     right.set_xlabel("step")
-    right.legend(fontsize=8)
+    figure.legend(loc="outside right center")
     for axes in (left, right):
         axes.set_ylabel("top-1 on the second task")
         axes.grid(alpha=0.3)
