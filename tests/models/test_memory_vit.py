@@ -203,7 +203,7 @@ def test_memory_that_all_see_changes_the_class_token_and_is_normalised():
     before = forward(variables, pictures())
     scaled = {"params": {**variables["params"], "memory": 7 * variables["params"]["memory"]}}
     # A layer norm takes the scale away again, but for its epsilon.
-    np.testing.assert_allclose(forward(scaled, pictures()), before, atol=1e-3)
+    np.testing.assert_allclose(forward(scaled, pictures()), before, rtol=0, atol=1e-5)  # 4e-7 seen
     plain = MemoryViT(num_classes=7, memory_size=3, prepare_memory=plain_memory, **SIZES)
     assert np.abs(jax.jit(plain.apply)(scaled, pictures()) - before).max() > 1e-2
     moved = {"params": {**variables["params"], "memory": -variables["params"]["memory"]}}
