@@ -1,5 +1,7 @@
 """Batch normalisation with torch's conventions."""
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -23,6 +25,7 @@ class BatchNorm(nn.Module):
         epsilon: added to the variance.
         frozen: normalise by the running statistics in training too, and leave them alone.
         axis_name: mapped axis over whose shards the statistics are taken, or `None`.
+        scale_init: of the scale.
         dtype: type returned; statistics are float32.
     """
 
@@ -30,6 +33,7 @@ class BatchNorm(nn.Module):
     epsilon: float = 1e-5
     frozen: bool = False
     axis_name: str | None = None
+    scale_init: Callable[..., Array] = nn.initializers.ones_init()
     dtype: str = "float32"
 
     @nn.compact
@@ -40,7 +44,7 @@ class BatchNorm(nn.Module):
             UserError: in training there is a single value per channel, whose variance is not defined.
         """
         channels = (x.shape[-1],)
-        scale = self.param("scale", nn.initializers.ones_init(), channels, jnp.float32)
+        scale = self.param("scale", self.scale_init, channels, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros_init(), channels, jnp.float32)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)

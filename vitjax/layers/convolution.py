@@ -1,4 +1,4 @@
-"""Convolutions with standardised kernels, and group normalisation: the parts of BiT's residual networks."""
+"""Convolutions, plain ones and those with standardised kernels, and group normalisation."""
 
 from collections.abc import Callable
 
@@ -8,9 +8,17 @@ import jax.numpy as jnp
 
 from vitjax.arrays import Array, Float
 from vitjax.errors import UserError
+from vitjax.ops.convolution import convolve_directly
 from vitjax.ops.dense import dense_product
 
-__all__ = ["GroupNorm", "StandardisedConv", "standardise_by_deviation", "standardise_by_variance"]
+__all__ = [
+    "Conv",
+    "GroupNorm",
+    "StandardisedConv",
+    "convolve",
+    "standardise_by_deviation",
+    "standardise_by_variance",
+]
 
 Kernel = Float[Array, "rows columns inputs outputs"]
 
@@ -104,3 +112,73 @@ class GroupNorm(nn.Module):
         variance = jnp.square(centred).mean(axis=(1, 3), keepdims=True)
         y = (centred * jax.lax.rsqrt(variance + self.epsilon)).reshape(x.shape) * scale + bias
         return y.astype(jnp.dtype(self.dtype))
+
+
+def convolve(
+    images: Float[Array, "B H W inputs"],
+    kernel: Kernel,
+    *,
+    stride: int = 1,
+    dilation: int = 1,
+    padding: int | None = None,
+    groups: int = 1,
+) -> Float[Array, "B h w outputs"]:
+    """The convolution of every layer, in the form that is fast on this backend; see `ops.convolution`.
+
+    Args:
+        images: zeros are put around them.
+        kernel: `[rows, columns, inputs / groups, outputs]`, in the type of the images.
+        stride: step along both axes.
+        dilation: distance of neighbouring weights in pixels.
+        padding: zeros at each side; by default `(side - 1) // 2 * dilation`, which keeps odd kernels centred.
+        groups: of channels that do not see each other.
+    """
+    padding = (kernel.shape[0] - 1) // 2 * dilation if padding is None else padding
+    return convolve_directly(images, kernel, stride=stride, dilation=dilation, padding=padding, groups=groups)
+
+
+class Conv(nn.Module):
+    """A convolution with torch's padding: the same number of zeros at all four sides.
+
+    Attributes:
+        features: outputs.
+        kernel_size: side of the kernel.
+        stride: step along both axes.
+        dilation: distance of neighbouring weights in pixels.
+        groups: of channels that do not see each other; as many as inputs makes a depthwise convolution.
+        padding: zeros at each side; by default `(kernel_size - 1) // 2 * dilation`.
+        use_bias: adds a bias.
+        kernel_init: of the kernel, `[rows, columns, inputs / groups, outputs]`.
+        dtype: compute type.
+    """
+
+    features: int
+    kernel_size: int = 1
+    stride: int = 1
+    dilation: int = 1
+    groups: int = 1
+    padding: int | None = None
+    use_bias: bool = True
+    kernel_init: Callable[..., Array] = nn.initializers.he_normal()
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W inputs"]) -> Float[Array, "B h w features"]:
+        """Raises UserError where the groups do not divide the channels."""
+        inputs = x.shape[-1]
+        if inputs % self.groups or self.features % self.groups:
+            raise UserError(f"Conv: `groups` (={self.groups}) must divide {inputs} inputs and {self.features} outputs")
+        shape = (self.kernel_size, self.kernel_size, inputs // self.groups, self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
+        dtype = jnp.dtype(self.dtype)
+        y = convolve(
+            jnp.asarray(x, dtype),
+            jnp.asarray(kernel, dtype),
+            stride=self.stride,
+            dilation=self.dilation,
+            padding=self.padding,
+            groups=self.groups,
+        )
+        if self.use_bias:
+            y = y + jnp.asarray(self.param("bias", nn.initializers.zeros_init(), (self.features,), jnp.float32), dtype)
+        return y
