@@ -4,10 +4,12 @@
 
 writes the table into README.md between `<!-- parity:begin -->` and `<!-- parity:end -->`. `ours` is the largest
 difference and `peer` the reference's own |float64 - float32|, both on the quantity that uses up most of its allowance;
-the ratio is allowance / difference. `--repeats` is the number of draws of weights and images.
+the ratio is allowance / difference. `--repeats` is the number of draws of weights and images. Preprocessing of a
+library's own folder is compared pixel by pixel, in grey levels of 0 to 255, of which 1 is allowed.
 """
 
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.comparison import TIMES_NOISE, Difference, compare, worst
@@ -22,7 +24,7 @@ _KINDS = {"forward": ("logits", "stage"), "gradient": ("gradient",)}
 
 
 def rows(options: Options) -> Iterator[Row]:
-    """Two rows a case, `forward` (outputs and every stage) and `gradient` (by every parameter and input)."""
+    """Two rows a case, `forward` (outputs and every stage) and `gradient` (by every parameter and input); pixels."""
     import_torch()
     from benchmarks.all_parity_cases import CASES
 
@@ -39,8 +41,24 @@ def rows(options: Options) -> Iterator[Row]:
         for title, difference in largest.items():
             if options.wants(f"{name} {title}"):
                 yield _row(f"{name} {title}", difference)
+    levels: dict[str, float] = {}
+    for row in _pixel_rows(options):
+        levels[row.case] = row.ours
+        yield row
     if "--write-readme" in options.flags:
-        write_table(_README, readme_table(done, options.repeats))
+        write_table(_README, readme_table(done, options.repeats, levels))
+
+
+def _pixel_rows(options: Options) -> Iterator[Row]:
+    import vitjax
+    from benchmarks.parity_preprocessing import PREPROCESSING, pixel_difference
+
+    for name, write in PREPROCESSING.items():
+        case = f"preprocessing of {name}; peer: allowed"
+        if options.wants(case):
+            with tempfile.TemporaryDirectory() as folder:
+                theirs = write(Path(folder))
+                yield Row.alone(case, pixel_difference(vitjax.load(folder), theirs), "grey levels", peer=1.0)
 
 
 def _row(case: str, difference: Difference) -> Row:
@@ -48,8 +66,10 @@ def _row(case: str, difference: Difference) -> Row:
     return Row(case, difference.difference, difference.noise, ratio, None, None, "largest difference")
 
 
-def readme_table(cases: Sequence[tuple[str, dict[str, Difference]]], seeds: int) -> str:
-    """The Markdown table of all cases."""
+def readme_table(
+    cases: Sequence[tuple[str, dict[str, Difference]]], seeds: int, levels: Mapping[str, float] | None = None
+) -> str:
+    """The Markdown tables of all cases, and of the pixels' differences by case."""
     lines = [
         f"Largest |ours - reference| in float32 over {seeds} draws of weights and images, in brackets the reference's",
         f"own |float64 - float32| on the same quantity. Allowed are {TIMES_NOISE:.0f} times the latter.",
@@ -60,6 +80,9 @@ def readme_table(cases: Sequence[tuple[str, dict[str, Difference]]], seeds: int)
     for name, largest in cases:
         cells = [f"{d.difference:.1e} ({d.noise:.1e})" for d in largest.values()]
         lines.append(f"| {name} | {' | '.join(cells)} |")
+    if levels:
+        lines += ["", "| pixels | largest difference, grey levels of 255 |", "|---|---|"]
+        lines += [f"| {case.split(';')[0]} | {level:.2g} |" for case, level in levels.items()]
     return "\n".join(lines)
 
 

@@ -23,7 +23,6 @@ from vitjax.models.flexivit import flexivit
 from vitjax.ops.losses import SoftmaxCrossEntropy
 from vitjax.programs.flexivit import compare_patch_sizes
 from vitjax.tasks.classification import Classification
-from vitjax.tasks.patch_grid import PatchGrid
 from vitjax.training.optimizers import AdamW
 from vitjax.training.schedules import Cosine
 
@@ -49,10 +48,7 @@ def get_config() -> ConfigDict:
         num_heads=4,
         mlp_width=288,
     )
-    config.task = spec(
-        PatchGrid,
-        task=spec(Classification, criterion=spec(SoftmaxCrossEntropy, label_smoothing=0.1), mixup_alpha=0.2),
-    )
+    config.task = spec(Classification, criterion=spec(SoftmaxCrossEntropy, label_smoothing=0.1), mixup_alpha=0.2)
 
     config.train = spec(
         ImageBatches,

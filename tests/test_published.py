@@ -75,7 +75,8 @@ REDUCED = {
     "deepvit_32b_i1k": DEEPVIT,
     "deepvit_s_i1k": DEEPVIT | {"model.depth": 2, "model.num_reattention": 1},
     "flexivit_b_i21k": FLEXIVIT,
-    "flexivit_s_i1k": FLEXIVIT | {"task.teacher_size": (SIDE, SIDE), "task.teacher.name": None},
+    "flexivit_s_i1k": FLEXIVIT
+    | {"task.teacher_size": (SIDE, SIDE), "task.teacher.name": None, "initial.name": None, "initial.layout": None},
     "memory_cifar100": MEMORY,
     "memory_inaturalist": MEMORY,
     "memory_places365": MEMORY,

@@ -34,7 +34,6 @@ from vitjax.models.flexivit import flexivit
 from vitjax.ops.activations import gelu_tanh
 from vitjax.ops.losses import SigmoidCrossEntropy
 from vitjax.tasks.classification import Classification
-from vitjax.tasks.patch_grid import PatchGrid
 from vitjax.training.optimizers import AdamW
 from vitjax.training.schedules import Cosine
 
@@ -61,7 +60,7 @@ def get_config() -> ConfigDict:
         head_bias=-10.0,
         activation=factory(gelu_tanh),
     )
-    config.task = spec(PatchGrid, task=spec(Classification, criterion=spec(SigmoidCrossEntropy), mixup_alpha=0.2))
+    config.task = spec(Classification, criterion=spec(SigmoidCrossEntropy), mixup_alpha=0.2)
 
     config.train = spec(
         ImageBatches,

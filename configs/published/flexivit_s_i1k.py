@@ -13,12 +13,12 @@ Cost: 10 hours on a TPU v3-32, half of them for evaluation (the same file); abou
 part of them for the teacher at 384 px. Ten programs are compiled.
 Expected: the paper's number for S after 90 epochs is in its appendix, which we do not have. The published weights
 after 300 epochs have 82.2 % top-1 with patches of 16 px, after 1200 epochs 82.6 % (timm's results-imagenet.csv,
-`flexivit_small.*`). These runs start from the teacher's weights, see below.
+`flexivit_small.*`).
 
-Departures: the student starts at random. In the paper it starts as the teacher, its patch kernel and positions
-resized, which is clearly better; a function for `config.initial` that folds the class token's position and resizes
-both is still missing here. The teacher sees the 240 px crop enlarged to 384, not the crop itself at 384. The
-evaluation is at 16 px alone, its loss is the divergence. Pillow's resizing takes the place of TensorFlow's.
+The student starts as the teacher, its patch kernel and positions resized.
+
+Departures: the teacher sees the 240 px crop enlarged to 384, not the crop itself at 384. The evaluation is at 16 px
+alone, its loss is the divergence. Pillow's resizing takes the place of TensorFlow's.
 big_vision's weight decay of 1e-5 is not multiplied by the learning rate of 1e-4, ours is: hence 0.1.
 """
 
@@ -34,9 +34,9 @@ from vitjax.models.flexivit import flexivit
 from vitjax.ops.activations import gelu_tanh
 from vitjax.tasks.classification import Classification
 from vitjax.tasks.distillation import Distillation
-from vitjax.tasks.patch_grid import PatchGrid
 from vitjax.training.optimizers import AdamW
 from vitjax.training.schedules import Cosine
+from vitjax.transfer.flexible import student_weights
 
 
 def get_config() -> ConfigDict:
@@ -60,9 +60,12 @@ def get_config() -> ConfigDict:
         mlp_width=1536,
         activation=factory(gelu_tanh),
     )
+    config.initial = factory(
+        student_weights, path="bv_deit_3_small_384_1k.npz", name="vit_small_patch16_384", layout="big_vision"
+    )
     config.task = spec(
         Distillation,
-        task=spec(PatchGrid, task=spec(Classification, mixup_alpha=1.0)),
+        task=spec(Classification, mixup_alpha=1.0),
         teacher=factory(load, path="bv_deit_3_small_384_1k.npz", name="vit_small_patch16_384"),
         teacher_size=(384, 384),
     )

@@ -12,6 +12,7 @@ import vitjax
 from vitjax.analysis.attention_maps import attention_maps, attention_of_pictures, rollout
 from vitjax.errors import UserError
 from vitjax.models.deepvit import DeepViT
+from vitjax.models.memory_vit import MemoryViT
 from vitjax.models.navit import NaViT
 from vitjax.models.vit import ViT
 
@@ -105,6 +106,23 @@ def softmaxes(layers, tokens):
     return list(jax.nn.softmax(logits))
 
 
+def test_memory_is_among_the_keys_and_not_in_the_rollout():
+    module = MemoryViT(**SIZES, image_size=12, memory_size=3)
+    maps = attention_maps(module, made(module, images=pictures()), images=pictures())
+    assert [value.shape for value in maps.values()] == [(2, 2, 10, 13)] * 2
+    np.testing.assert_allclose(maps["block_1/attention"].sum(-1), 1, atol=1e-6)
+
+    without = attention_maps(ViT(**SIZES, image_size=12), backbone_of(module), images=pictures())
+    seen = maps["block_0/attention"][..., :10]
+    np.testing.assert_allclose(seen / seen.sum(-1, keepdims=True), without["block_0/attention"], atol=1e-6)
+    assert rollout(list(maps.values())).shape == (2, 10, 10)
+
+
+def backbone_of(module):
+    params = made(module, images=pictures())["params"]
+    return {"params": {name: leaf for name, leaf in params.items() if name != "memory"}}
+
+
 def test_rollout_is_its_formula():
     maps = softmaxes(3, 4)
     expected = np.eye(4)[None]
@@ -123,8 +141,8 @@ def test_rollout_of_negative_maps_and_of_padding_stays_a_share():
 
 
 def test_rollout_refuses_what_it_cannot_multiply():
-    with pytest.raises(UserError, match="4 queries and 6 keys"):
-        rollout([np.zeros((1, 2, 4, 6), np.float32)])
+    with pytest.raises(UserError, match="6 queries and 4 keys"):
+        rollout([np.zeros((1, 2, 6, 4), np.float32)])
     with pytest.raises(UserError, match="no maps"):
         rollout([])
 

@@ -8,12 +8,11 @@ import logging
 
 import numpy as np
 import pytest
-from PIL import Image
 
 import vitjax
 from benchmarks.comparison import TIMES_NOISE, random_weights
+from benchmarks.parity_preprocessing import huggingface_pixels, picture, pixel_difference, timm_pixels
 from vitjax.config import describe
-from vitjax.data.transforms import apply_transforms
 from vitjax.errors import UserError
 
 timm = pytest.importorskip("timm")
@@ -40,32 +39,10 @@ def assert_equal_logits(bundle, module, seed=0):
     assert np.abs(ours - theirs).max() <= TIMES_NOISE * noise
 
 
-def picture(rows=61, columns=90) -> np.ndarray:
-    y, x = np.mgrid[:rows, :columns]
-    slopes = np.stack([255 * y / rows, 255 * x / columns, 255 * ((x // 7 + y // 5) % 2)], axis=-1)
-    noise = np.random.default_rng(0).normal(0, 40, slopes.shape)
-    return np.clip(slopes + noise, 0, 255).astype(np.uint8)
-
-
-def prepared(bundle, image: np.ndarray) -> np.ndarray:
-    pixels = apply_transforms(bundle.batches.transforms, image, np.random.default_rng(0))
-    return np.asarray(bundle.task.inputs({"image": pixels[None]})["images"])[0]
-
-
 def assert_equal_pixels(bundle, theirs: np.ndarray, std):
-    """One level of 255, in units of the smallest standard deviation."""
-    assert np.abs(prepared(bundle, picture()) - theirs).max() <= 1 / 255 / min(std) + 1e-5
-
-
-def timm_pixels(model) -> np.ndarray:
-    config = timm.data.resolve_model_data_config(model)
-    transform = timm.data.create_transform(**config, is_training=False)
-    return transform(Image.fromarray(picture())).numpy().transpose(1, 2, 0)
-
-
-def huggingface_pixels(folder) -> np.ndarray:
-    processor = transformers.AutoImageProcessor.from_pretrained(folder, backend="pil")
-    return np.asarray(processor(Image.fromarray(picture()))["pixel_values"][0]).transpose(1, 2, 0)
+    """One grey level of 255, in each channel's units of the standard deviation."""
+    np.testing.assert_allclose(bundle.task.std, std, rtol=1e-6)
+    assert pixel_difference(bundle, theirs) <= 1.001
 
 
 def save_timm(folder, architecture="vit_tiny_patch16_224", *, safe=True, data=None, **arguments):

@@ -12,7 +12,6 @@ from vitjax.config import build, factory, from_json, spec, to_json
 from vitjax.errors import UserError
 from vitjax.tasks.classification import Classification
 from vitjax.tasks.distillation import Distillation, kl_divergence
-from vitjax.tasks.patch_grid import PatchGrid
 from vitjax.tasks.task import Task
 from vitjax.training.state import abstract_variables
 
@@ -129,8 +128,8 @@ def test_the_teacher_may_want_its_own_size_and_normalisation_and_no_grid():
             return images.mean(axis=(1, 2))[:, :2]
 
     white = batch() | {"image": np.full((6, 4, 4, 3), 255, np.uint8), "grid": np.ones((6, 2, 2), bool)}
-    own = PatchGrid(Classification(mean=(0.0, 0.0, 0.0), std=(0.5, 0.5, 0.5)))
-    task = Distillation(task=PatchGrid(Classification()), teacher=lambda: Taught(Spy(), {}, own), teacher_size=(8, 6))
+    own = Classification(mean=(0.0, 0.0, 0.0), std=(0.5, 0.5, 0.5))
+    task = Distillation(task=Classification(), teacher=lambda: Taught(Spy(), {}, own), teacher_size=(8, 6))
     assert task.inputs(white)["grid"].shape == (6, 2, 2)
     task.teach(white)
     assert seen == {"shape": (6, 8, 6, 3), "largest": pytest.approx(2.0)}

@@ -1,8 +1,9 @@
-"""Attention maps of any model whose attention is `layers.attention.SelfAttention`, and rollout.
+"""Attention maps of any model of the library that attends, and rollout.
 
-Attention is linear in its values, whatever else it does (masks, packing, memory, re-attention). With the unit vectors
-as values it returns its own map. So the map is read from outside, by the very function that the model attends with:
-models need nothing for it, and nothing is paid where it is not asked for.
+Attention is linear in its values, whatever else it does (masks, packing, re-attention). With the unit vectors as values
+it returns its own map. So the map of a `layers.attention.SelfAttention` is read from outside, by the very function that
+the model attends with. Layers that attend in another way (memory, cascaded groups) sow theirs into the collection
+`layers.attention.MAPS`. Nothing is paid where maps are not asked for.
 """
 
 import math
@@ -20,19 +21,18 @@ from vitjax.arrays import Array, Float, Tree
 from vitjax.data.sources import ImageList
 from vitjax.errors import UserError
 from vitjax.inference.predict import Pictures, list_pictures, small_batches
-from vitjax.layers.attention import SelfAttention
+from vitjax.layers.attention import MAPS, SelfAttention
 from vitjax.ops.attention import Attend
 from vitjax.paths import flatten
 
 __all__ = ["PictureMaps", "attention_maps", "attention_of_pictures", "rollout"]
 
-_COLLECTION = "attention_maps"
-
 
 def attention_maps(module: nn.Module, variables: Tree, **inputs: Any) -> dict[str, Float[Array, "B A N M"]]:
     """The attention map of every layer, as it averages the values: behind masks, norms and re-attention.
 
-    Element `[b, a, n, m]` is what query token n takes from key token m. Token 0 is the class token where there is one.
+    Element `[b, a, n, m]` is what query token n takes from key token m. Token 0 is the class token where there is one;
+    keys beyond the queries are memory.
     In a packed row, tokens of different images have 0 between them, and padding takes nothing.
 
     Args:
@@ -45,7 +45,7 @@ def attention_maps(module: nn.Module, variables: Tree, **inputs: Any) -> dict[st
         compute type.
 
     Raises:
-        UserError: no layer of the module attends by `SelfAttention`.
+        UserError: no layer of the module attends.
     """
     first = next(iter(inputs.values()))
     return _natural_order(_read_all(module, len(first))(variables, inputs), module)
@@ -61,7 +61,7 @@ def _read_all(module: nn.Module, batch: int) -> Any:
         tokens, attend = arguments
 
         def attend_and_tell(query: Array, key: Array, value: Array, scale: float) -> Array:
-            layer.sow(_COLLECTION, "map", _read_map(attend, query, key, value, scale, batch))
+            layer.sow(MAPS, "map", _read_map(attend, query, key, value, scale, batch))
             return attend(query, key, value, scale)
 
         return call(tokens, attend_and_tell, **keywords)
@@ -69,8 +69,8 @@ def _read_all(module: nn.Module, batch: int) -> Any:
     @jax.jit
     def read(variables: Tree, inputs: Mapping[str, Any]) -> dict[str, Array]:
         with nn.intercept_methods(record):
-            _, state = module.apply(variables, **inputs, train=False, mutable=[_COLLECTION])
-        found = flatten(state.get(_COLLECTION, {}))
+            _, state = module.apply(variables, **inputs, train=False, mutable=[MAPS])
+        found = flatten(state.get(MAPS, {}))
         return {path.removesuffix("/map/0"): value for path, value in found.items()}
 
     return read
@@ -93,7 +93,7 @@ def _read_map(  # noqa: PLR0917, the signature of `Attend` and what it leaves ou
 def _natural_order(maps: dict[str, Array], module: nn.Module) -> dict[str, Array]:
     """Numbers in the paths in the order of numbers."""
     if not maps:
-        raise UserError(f"{type(module).__name__} has no attention map: no layer of it is a SelfAttention")
+        raise UserError(f"{type(module).__name__} has no attention map: no layer of it attends")
 
     def key(path: str) -> list[Any]:
         return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path)]
@@ -105,26 +105,25 @@ def rollout(maps: Sequence[Float[Array, "B A N M"]]) -> Float[Array, "B N N"]:
     """What each token of the last layer has taken from each token of the first (Abnar and Zuidema 2020).
 
     Heads are averaged, half of each token is its residual, and the layers' maps are multiplied. Rows add up to 1.
-    Re-attention's maps may be negative and their rows do not add up to 1: their magnitudes count.
+    Re-attention's maps may be negative and their rows do not add up to 1: their magnitudes count. What is taken from
+    memory, keys beyond the queries, is from no token and left out.
 
     Args:
         maps: of the layers, first to last.
 
     Raises:
-        UserError: a map's queries are not its keys.
+        UserError: a map has more queries than keys, or layers have different numbers of tokens.
     """
     if not maps:
         raise UserError("rollout: there are no maps")
     joint = None
     for layer in maps:
         queries, keys = layer.shape[-2:]
-        if queries != keys:
-            raise UserError(
-                f"rollout: a map of {queries} queries and {keys} keys cannot be multiplied with the next one"
-            )
-        weights = jnp.abs(jnp.asarray(layer, jnp.float32).mean(axis=1))
+        if queries > keys or (joint is not None and queries != joint.shape[-1]):
+            raise UserError(f"rollout: a map of {queries} queries and {keys} keys cannot be multiplied with the others")
+        weights = jnp.abs(jnp.asarray(layer[..., :queries], jnp.float32).mean(axis=1))
         weights = weights / jnp.maximum(weights.sum(axis=-1, keepdims=True), 1e-9)
-        mixed = 0.5 * weights + 0.5 * jnp.eye(keys)
+        mixed = 0.5 * weights + 0.5 * jnp.eye(queries)
         mixed = mixed / mixed.sum(axis=-1, keepdims=True)  # rows of padding had no weights
         joint = mixed if joint is None else jnp.einsum("bnm,bmk->bnk", mixed, joint)
     assert joint is not None
@@ -138,7 +137,7 @@ class PictureMaps:
     Attributes:
         name: of the picture.
         image: uint8 `[H, W, C]`, as the model got it.
-        maps: by layer, float32 `[A, N, N]`.
+        maps: by layer, float32 `[A, N, M]`; keys beyond the N tokens are memory.
         grid: rows and columns of its patches, which are the last of the N tokens.
     """
 
@@ -150,7 +149,7 @@ class PictureMaps:
     @property
     def num_prefix(self) -> int:
         """Tokens in front of the patches."""
-        tokens = next(iter(self.maps.values())).shape[-1]
+        tokens = next(iter(self.maps.values())).shape[-2]
         return tokens - self.grid[0] * self.grid[1]
 
     def rollout(self) -> np.ndarray:
@@ -199,7 +198,7 @@ def _known_grid(module: Any) -> tuple[int, int]:
 
 
 def _cut_images(batch: Mapping[str, np.ndarray], maps: dict[str, np.ndarray], grid: tuple[int, int]) -> _Cut:
-    tokens = min(array.shape[-1] for array in maps.values())
+    tokens = min(array.shape[-2] for array in maps.values())
     if tokens < grid[0] * grid[1]:
         raise UserError(
             f"attention maps of {tokens} tokens do not fit a grid of {grid[0]}x{grid[1]} patches; give `grid`"

@@ -82,7 +82,8 @@ def draw_heads(picture: PictureMaps, path: str | Path, *, layers: Sequence[str] 
         row[0].set_title(name, fontsize=8)
         for head, (axes, weights) in enumerate(zip(row[1:], picture.maps[name], strict=False)):
             reader = weights[0] if picture.num_prefix else weights.mean(axis=0)
-            _overlay(axes, picture, reader[picture.num_prefix :].reshape(picture.grid))
+            patches = reader[picture.num_prefix : weights.shape[-2]]
+            _overlay(axes, picture, patches.reshape(picture.grid))
             axes.set_title(f"head {head}", fontsize=8)
     _save(figure, path)
 

@@ -8,7 +8,11 @@ from vitjax.arrays import Array, Float
 from vitjax.layers.dense import Dense
 from vitjax.ops.attention import Attend
 
-__all__ = ["SelfAttention"]
+__all__ = ["MAPS", "SelfAttention"]
+
+MAPS = "attention_maps"
+"""The collection into which `analysis.attention_maps` gathers maps. A layer that attends and is no `SelfAttention`
+sows its `map`, `[B, A, N, M]`, there itself, where the collection is mutable and nothing is being initialised."""
 
 
 class SelfAttention(nn.Module):
@@ -20,6 +24,7 @@ class SelfAttention(nn.Module):
     Attributes:
         num_heads: A.
         head_size: K; `D / A` if not given.
+        value_size: of each head's values, K if not given.
         use_qkv_bias: biases of queries, keys and values.
         use_out_bias: bias of the projection back.
         query_norm: factory of a normalisation over `[B*N, A, K]`, or `None`.
@@ -30,6 +35,7 @@ class SelfAttention(nn.Module):
 
     num_heads: int
     head_size: int | None = None
+    value_size: int | None = None
     use_qkv_bias: bool = True
     use_out_bias: bool = True
     query_norm: Callable[..., nn.Module] | None = None
@@ -42,16 +48,17 @@ class SelfAttention(nn.Module):
         """Attends as `attend` says, which knows where the images are."""
         width = tokens.shape[-1]
         size = width // self.num_heads if self.head_size is None else self.head_size
-        heads = (-1, self.num_heads, size)
+        value_size = size if self.value_size is None else self.value_size
 
-        def project(name: str) -> Array:
-            return Dense(self.num_heads * size, use_bias=self.use_qkv_bias, dtype=self.dtype, name=name)(tokens)
+        def project(name: str, size: int) -> Array:
+            dense = Dense(self.num_heads * size, use_bias=self.use_qkv_bias, dtype=self.dtype, name=name)
+            return dense(tokens).reshape(-1, self.num_heads, size)
 
-        query, key, value = (project(name).reshape(heads) for name in ("query", "key", "value"))
+        query, key, value = project("query", size), project("key", size), project("value", value_size)
         if self.query_norm is not None:
             query = self.query_norm(dtype=self.dtype, name="query_norm")(query)
         if self.key_norm is not None:
             key = self.key_norm(dtype=self.dtype, name="key_norm")(key)
         scale = size**-0.5 if self.scale is None else self.scale
-        outputs = attend(query, key, value, scale).reshape(-1, self.num_heads * size)
+        outputs = attend(query, key, value, scale).reshape(-1, self.num_heads * value_size)
         return Dense(width, use_bias=self.use_out_bias, dtype=self.dtype, name="out")(outputs)

@@ -13,12 +13,13 @@ import numpy as np
 
 from vitjax.arrays import Array, Bool, Float
 from vitjax.errors import UserError
+from vitjax.layers.attention import MAPS
 from vitjax.layers.dense import Dense
 from vitjax.layers.normalisation import LayerNorm
 from vitjax.layers.transformer import MLP, DropPath
 from vitjax.models.vit import ClassTokenPooling, LearnedPositions, PatchEmbedding, check_transformer
 from vitjax.ops.activations import gelu
-from vitjax.ops.attention import attention_report, dense_attention
+from vitjax.ops.attention import attention_map, attention_report, dense_attention
 from vitjax.ops.fusion import end_fusion
 
 __all__ = [
@@ -146,7 +147,10 @@ class _Attention(nn.Module):
             return jnp.broadcast_to(heads, (num_images, *heads.shape[1:]))
 
         def attended(rows: Array, keys: Array, values: Array, mask: Array | None) -> Array:
-            outputs = attend(project("query", rows), keys, values, mask, scale=size**-0.5)
+            query = project("query", rows)
+            if mask is None and self.is_mutable_collection(MAPS) and not self.is_initializing():
+                self.sow(MAPS, "map", attention_map(query, keys, scale=size**-0.5))
+            outputs = attend(query, keys, values, mask, scale=size**-0.5)
             return out(outputs.reshape(-1, self.num_heads * size))
 
         key, value = project("key", tokens), project("value", tokens)

@@ -26,6 +26,7 @@ __all__ = [
     "attend_images",
     "attend_packed",
     "attend_remapped",
+    "attention_map",
     "attention_report",
     "dense_attention",
     "packed_attention",
@@ -87,20 +88,20 @@ def select_dense_attention(backend: str, *, dropout: bool = False, implementatio
 def dense_attention(
     query: Float[Array, "B N A K"],
     key: Float[Array, "B M A K"],
-    value: Float[Array, "B M A K"],
+    value: Float[Array, "B M A values"],
     mask: Bool[Array, "B #A #N M"] | None = None,
     *,
     scale: float | None = None,
     dropout_rate: float = 0.0,
     dropout_key: Array | None = None,
     implementation: str = "auto",
-) -> Float[Array, "B N A K"]:
+) -> Float[Array, "B N A values"]:
     """Attention of each batch entry over its own keys; logits and softmax in float32.
 
     Args:
         query: rows that ask.
         key: rows that are compared.
-        value: rows that are averaged.
+        value: rows that are averaged; of a pruned model they may be wider or narrower than queries.
         mask: True where a query may look at a key. A query that may look at nothing gets a finite average.
         scale: factor of the logits, `1 / sqrt(K)` if not given.
         dropout_rate: share of attention probabilities set to 0, with `dropout_key`.
@@ -109,6 +110,8 @@ def dense_attention(
     """
     factor: float = query.shape[-1] ** -0.5 if scale is None else scale
     dropped = dropout_rate > 0 and dropout_key is not None
+    if implementation == "auto" and value.shape[-1] != query.shape[-1]:
+        implementation = "explicit"  # the others want values as wide as queries
     choice = select_dense_attention(jax.default_backend(), dropout=dropped, implementation=implementation)
     _log_once("dense", choice)
     if choice.implementation == "explicit":
@@ -118,6 +121,13 @@ def dense_attention(
         jnp.asarray(query), jnp.asarray(key), jnp.asarray(value), mask=mask, scale=factor,
         implementation=choice.implementation,  # type: ignore[arg-type]
     )  # fmt: skip
+
+
+def attention_map(
+    query: Float[Array, "B N A K"], key: Float[Array, "B M A K"], *, scale: float
+) -> Float[Array, "B A N M"]:
+    """The map with which `dense_attention` averages the values where nothing is masked, float32; for analysis."""
+    return jax.nn.softmax(jnp.einsum("bnak,bmak->banm", query, key, preferred_element_type=jnp.float32) * scale)
 
 
 def attend_images(

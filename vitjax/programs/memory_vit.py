@@ -72,11 +72,11 @@ class Comparison:
 
 
 def compare_regimes(config: ConfigDict, *, task: str, cells: int = 5, rank: int = 4) -> Comparison:
-    """Trains the config's ViT on a first task, then makes it do a second one in each regime, with as many steps.
+    """Trains the config's ViT on a first task, then makes it do a second one in each regime, all with as many steps.
 
     Args:
         config: of the first task's run. `config.transfer` holds `train`, `evaluation` and `optimizer` of the second
-            task, and `rates`, the learning rate of each regime.
+            task, and `rates`, the learning rate of each regime; `config.transfer_steps` are those of each regime.
         task: name of the second task.
         cells: memory cells of each layer.
         rank: of the low-rank products.
@@ -92,7 +92,7 @@ def compare_regimes(config: ConfigDict, *, task: str, cells: int = 5, rank: int 
     transfer: Any = config.transfer
     workdir, first_config = Path(str(config.workdir)), config.copy_and_resolve_references()
     with first_config.unlocked():
-        del first_config["transfer"]
+        del first_config["transfer"], first_config["transfer_steps"]
     _say(f"-- the first task, in {workdir}")
     first, runs, rows = fit(first_config), {}, []
     if first.interrupted:
@@ -103,7 +103,7 @@ def compare_regimes(config: ConfigDict, *, task: str, cells: int = 5, rank: int 
     for name, make in regimes.items():
         _say(f"-- the second task, {name}, in {folder / name}")
         regime = make(str(best))
-        runs[name] = fit(_second(first_config, transfer, regime, transfer.rates[name], folder / name))
+        runs[name] = fit(_second(config, transfer, regime, transfer.rates[name], folder / name))
         if runs[name].interrupted:
             return Comparison(workdir, first, runs, tuple(rows), None, interrupted=True)
         rows.append(_row(name, regime, runs[name]))
@@ -125,7 +125,8 @@ def _second(config: ConfigDict, transfer: Any, regime: Regime, rate: float, fold
     with own.unlocked(), own.ignore_type():
         for name in ("train", "evaluation", "optimizer"):
             own[name] = transfer[name].copy_and_resolve_references()
-        own.optimizer.lr = rate
+        own.optimizer.lr, own.steps = rate, config.transfer_steps
+        del own["transfer"], own["transfer_steps"]
         own.model, own.initial, own.rate_rules = regime.model, regime.initial, regime.rate_rules
         own.workdir = str(folder)
     return own

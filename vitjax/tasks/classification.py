@@ -67,8 +67,9 @@ class Classification:
         )
 
     def inputs(self, batch: Batch) -> dict[str, Any]:
-        """`images`: float32 [B, H, W, C], normalised."""
-        return {"images": normalise_images(batch["image"], self.mean, self.std)}
+        """`images`: float32 [B, H, W, C], normalised; the batch's `grid` of patches, if it has one, as it is."""
+        grid = {name: batch[name] for name in ("grid",) if name in batch}
+        return {"images": normalise_images(batch["image"], self.mean, self.std), **grid}
 
     def loss(self, outputs: Float[Array, "B classes"], batch: Batch) -> tuple[jax.Array, Metrics]:
         """Mean over the real images; `top1` and `top5` count the image's own label, mixed or not."""
