@@ -1,4 +1,4 @@
-"""Our model against its PyTorch reference on one input: outputs, every stage, every gradient.
+"""Our model against its PyTorch reference on one input: outputs, every stage, every gradient, running statistics.
 
 Both sides compute in float32. How far they may differ is measured, not chosen: the reference is run again in float64
 with the same weights and inputs, and its own largest |float64 - float32| on that very quantity is its *noise*. Ours may
@@ -19,7 +19,18 @@ import numpy as np
 from vitjax.paths import flatten, unflatten
 from vitjax.weights.rules import Table, import_weights
 
-__all__ = ["TIMES_NOISE", "Case", "Difference", "compare", "misfits", "random_weights", "worst"]
+__all__ = [
+    "TIMES_NOISE",
+    "Case",
+    "Difference",
+    "compare",
+    "misfits",
+    "our_stages",
+    "random_batch_norms",
+    "random_weights",
+    "shapes_of",
+    "worst",
+]
 
 TIMES_NOISE = 30.0
 """Two correct float32 programs that add in different orders differ by a few times what either is away from the truth;
@@ -28,6 +39,8 @@ the noise is one draw of that, on few numbers. Largest seen over all cases and 8
 Stages = dict[str, Any]
 """Name of each stage in the order of computation, `"logits"` the last."""
 
+_STATISTICS = "batch_stats/"
+
 
 @dataclass(frozen=True, eq=False)
 class Case:
@@ -35,12 +48,15 @@ class Case:
 
     Attributes:
         name: `model vs reference`, with what is special about the case.
-        reference: the torch module in eval mode; its weights are drawn anew for each comparison.
+        reference: the torch module in eval mode; its weights, and the running statistics that `variables` lists, are
+            drawn anew for each comparison.
         reference_stages: `(module, inputs) -> stages` of torch tensors, differentiable.
         inputs: from a seed to float32 arrays by name; both sides are differentiated by each.
         variables: shapes of ours, by path.
-        stages: `(parameters tree, inputs) -> stages` of ours, same names and shapes.
+        stages: `(variables tree, inputs) -> stages` of ours, same names and shapes; in training also the running
+            statistics after the step, each under its path. `our_stages` makes them.
         table: from the reference's keys to ours.
+        training: both sides run in training mode, without dropout, and the running statistics are compared after it.
     """
 
     name: str
@@ -50,6 +66,17 @@ class Case:
     variables: Mapping[str, tuple[int, ...]]
     stages: Callable[[Any, dict[str, Any]], Stages]
     table: Table
+    training: bool = False
+
+    @property
+    def statistics(self) -> dict[str, tuple[int, ...]]:
+        """The running statistics among the variables."""
+        return {path: shape for path, shape in self.variables.items() if path.startswith(_STATISTICS)}
+
+    @property
+    def parameters(self) -> dict[str, tuple[int, ...]]:
+        """All other variables."""
+        return {path: shape for path, shape in self.variables.items() if not path.startswith(_STATISTICS)}
 
 
 @dataclass(frozen=True)
@@ -96,6 +123,39 @@ def random_weights(module: Any, seed: int) -> None:
                 parameter.copy_(0.2 * noise)
 
 
+def random_batch_norms(module: Any, seed: int) -> None:
+    """Draws scales, biases and running statistics of every batch norm of a torch module anew; scales lie around 1."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for norm in (part for part in module.modules() if hasattr(part, "running_var")):
+            draws = torch.randn((3, *norm.running_var.shape), generator=generator)
+            norm.weight.copy_(1 + 0.2 * draws[0])
+            norm.bias.copy_(0.2 * draws[1])
+            norm.running_mean.copy_(0.2 * draws[2])
+            norm.running_var.copy_(0.5 + torch.rand(norm.running_var.shape, generator=generator))
+
+
+def shapes_of(module: Any, *inputs: Any) -> dict[str, tuple[int, ...]]:
+    """Shapes of the parameters and running statistics of one of our modules, by path."""
+    variables = jax.eval_shape(module.init, jax.random.key(0), *inputs)
+    return {path: leaf.shape for path, leaf in flatten(dict(variables)).items() if not path.startswith("intermediates")}
+
+
+def our_stages(module: Any, variables: Any, *inputs: Any, train: bool = False) -> Stages:
+    """What one of our modules sows, by the last part of its path, its outputs as `logits`, and in training its running
+    statistics.
+
+    What is sown as `features` is left out.
+    """
+    changing = ["intermediates", "batch_stats"] if train else ["intermediates"]
+    logits, state = module.apply(variables, *inputs, train=train, mutable=changing)
+    sown = {path.split("/")[-2]: leaf for path, leaf in flatten(state["intermediates"]).items()}
+    statistics = flatten({"batch_stats": state["batch_stats"]}) if train else {}
+    return {name: leaf for name, leaf in sown.items() if name != "features"} | {"logits": logits} | statistics
+
+
 def compare(case: Case, seed: int) -> list[Difference]:
     """All differences of a case, in the order of computation, then the gradients.
 
@@ -103,6 +163,8 @@ def compare(case: Case, seed: int) -> list[Difference]:
     stand in for another.
     """
     random_weights(case.reference, seed)
+    if case.statistics:
+        random_batch_norms(case.reference, seed)
     inputs = case.inputs(seed)
     stages, gradients, factors = _run_reference(case, inputs, seed, double=False)
     exact_stages, exact_gradients, _ = _run_reference(case, inputs, seed, double=True)
@@ -136,15 +198,20 @@ def _run_reference(
     import torch
 
     dtype = torch.float64 if double else torch.float32
-    module = copy.deepcopy(case.reference).to(dtype)
+    module = copy.deepcopy(case.reference).to(dtype).train(case.training)
     inputs = {name: torch.tensor(array, dtype=dtype, requires_grad=True) for name, array in arrays.items()}
     stages = case.reference_stages(module, inputs)
     factors = np.random.default_rng(seed).normal(size=tuple(stages["logits"].shape)).astype(np.float32)
     (stages["logits"] * torch.tensor(factors, dtype=dtype)).sum().backward()
     gradients = {name: _numpy(p.grad) for name, p in module.named_parameters() if p.grad is not None}
-    named = import_weights(case.table, gradients, case.variables)
+    named = import_weights(case.table, gradients, case.parameters)
     named |= {f"input {name}": _numpy(tensor.grad) for name, tensor in inputs.items()}
-    return {name: _numpy(value) for name, value in stages.items()}, named, factors
+    found = {name: _numpy(value) for name, value in stages.items()}
+    if case.training:
+        state = {name: _numpy(tensor) for name, tensor in module.state_dict().items()}
+        stored = import_weights(case.table, state, case.variables)
+        found |= {path: stored[path] for path in case.statistics}
+    return found, named, factors
 
 
 def _numpy(tensor: Any) -> np.ndarray:
@@ -156,8 +223,10 @@ def _our_program(case: Case) -> Callable[[Any, dict[str, Any], Any], tuple[Stage
     """Stages and gradients by parameters and inputs; compiled once for all seeds."""
 
     def run(variables: Any, inputs: dict[str, Any], factors: jax.Array) -> tuple[Stages, Any]:
-        def loss(variables: Any, inputs: dict[str, Any]) -> tuple[jax.Array, Stages]:
-            stages = case.stages(variables, inputs)
+        statistics = {"batch_stats": variables.pop("batch_stats")} if case.statistics else {}
+
+        def loss(parameters: Any, inputs: dict[str, Any]) -> tuple[jax.Array, Stages]:
+            stages = case.stages({**parameters, **statistics}, inputs)
             return jnp.sum(stages["logits"] * factors), stages
 
         gradients, stages = jax.grad(loss, argnums=(0, 1), has_aux=True)(variables, inputs)

@@ -1,15 +1,17 @@
-"""ViT against timm and NaViT against vit-pytorch on this machine: forward passes, training steps, packing or padding.
+"""ViT and mobile networks against timm, NaViT against vit-pytorch: forward passes, training steps, packing or padding.
 
 float32, two threads a side, AdamW on both. Ours runs as `train.py` runs it on CPU, with glibc told to keep its memory.
 The peers are timed with glibc as it comes and with the same setting ("same malloc"), timm also with `channels_last`;
 `torch.compile` for ViT-Ti only, because it takes minutes. Times of NaViT hold packing and patch cutting on both sides;
-vit-pytorch gets float images that lie ready, ours starts from bytes.
+vit-pytorch gets float images that lie ready, ours starts from bytes. The mobile family is in `mobile_speed`.
 """
 
 from collections.abc import Iterator
 
-from benchmarks.peers import Side, measure_in_turns
+from benchmarks.mobile_speed import mobile_rows
+from benchmarks.peers import Side
 from benchmarks.report import Options, Row
+from benchmarks.turns import against
 from vitjax.training.allocator import SETTINGS as KEEP_MEMORY
 
 _VITS = {"ViT-Ti/16": "vit_tiny_patch16_224", "ViT-S/16": "vit_small_patch16_224", "ViT-B/16": "vit_base_patch16_224"}
@@ -32,10 +34,11 @@ _WORK = {"forward": False, "training step": True}
 
 
 def rows(options: Options) -> Iterator[Row]:
-    """ViT, NaViT, then packed against padded."""
+    """ViT, NaViT, packed against padded, then the mobile family."""
     yield from _vit_rows(options)
     yield from _navit_rows(options)
     yield from _padding_rows(options)
+    yield from mobile_rows(options)
 
 
 def _vit_rows(options: Options) -> Iterator[Row]:
@@ -54,7 +57,7 @@ def _vit_rows(options: Options) -> Iterator[Row]:
                     "benchmarks.peers.timm_vit", settings | {"channels_last": False, "compile": True}
                 )
             ours = Side("benchmarks.peers.ours_vit", settings, KEEP_MEMORY)
-            yield from _against(options, f"{name} batch 8 {work}", ours, peers, milliseconds=True)
+            yield from against(options, f"{name} batch 8 {work}", ours, peers, milliseconds=True)
 
 
 def _navit_rows(options: Options) -> Iterator[Row]:
@@ -67,7 +70,7 @@ def _navit_rows(options: Options) -> Iterator[Row]:
                     f"vit-pytorch {form}{note}": Side("benchmarks.peers.vit_pytorch_navit", settings, malloc)
                     for note, malloc in (("", {}), (", same malloc", KEEP_MEMORY))
                 }
-                yield from _against(options, f"NaViT {packing} {work}", ours, peers, milliseconds=False)
+                yield from against(options, f"NaViT {packing} {work}", ours, peers, milliseconds=False)
 
 
 def _padding_rows(options: Options) -> Iterator[Row]:
@@ -78,21 +81,4 @@ def _padding_rows(options: Options) -> Iterator[Row]:
         )
         peers = {"one image per row, padded to the largest": padded}
         case = f"NaViT configs/navit.py training step, {note}, packed"
-        yield from _against(options, case, packed, peers, milliseconds=False)
-
-
-def _against(options: Options, what: str, ours: Side, peers: dict[str, Side], *, milliseconds: bool) -> Iterator[Row]:
-    """One row per peer that is asked for: ours with two of them at a time, so that large models fit into memory."""
-    wanted = {f"{what} vs {name}": side for name, side in peers.items() if options.wants(f"{what} vs {name}")}
-    for start in range(0, len(wanted), 2):
-        cases = list(wanted)[start : start + 2]
-        seconds, *others = measure_in_turns(
-            [ours, *(wanted[case] for case in cases)],
-            repeats=options.repeats,
-            round_seconds=1.0 if milliseconds else 4.0,
-        )
-        for case, theirs in zip(cases, others, strict=True):
-            if milliseconds:
-                yield Row.faster(case, [1000 * value for value in seconds], [1000 * value for value in theirs], "ms")
-            else:
-                yield Row.higher(case, [1 / value for value in seconds], [1 / value for value in theirs], "images/s")
+        yield from against(options, case, packed, peers, milliseconds=False)

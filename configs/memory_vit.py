@@ -8,7 +8,7 @@ full fine-tuning, a new head alone, head and class token, memory that all tokens
 bit. Written: `table.json`, `plots/regimes.png`, and the masked task as a file of some kilobytes.
 
 Cost: about 6 minutes on two CPU cores that do nothing else (estimated; 18 on cores shared with eight others).
-Expected, of one run of this config: 95.1 % top-1 on the first task. On the second, top-1 and what is trained of the
+Expected: one run had 95.1 % top-1 on the first task. On the second, top-1 and what is trained of the
 396,101 parameters: full fine-tuning 83.9 % (all), LoRA 83.0 % (6,629), memory 74.9 % and masked memory 74.0 % (4,421),
 head with class token 73.4 % (581), a new head alone 69.9 % (485); 1,432 held-back pictures, +-1.2. So memory beats the
 head alone by five points, the class token makes up most of them, and the order is the paper's. The masked model's

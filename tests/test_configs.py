@@ -22,7 +22,8 @@ def short(path, workdir, steps=2):
     config = load_config_file(path)
     counts = [name for name in config if name.endswith("steps") and name != "accumulate_steps"]
     overrides = [*(f"{name}=2" for name in counts), f"steps={steps}", "checkpoint_every=1", "evaluate_every=2"]
-    overrides += ["log_every=1", "model.depth=1", "schedule.warmup_steps=1", f"workdir={workdir}"]
+    overrides += ["log_every=1", "schedule.warmup_steps=1", f"workdir={workdir}"]
+    overrides += ["model.depth=1"] if "depth" in config.model else []
     return load_config_file(path, overrides)
 
 

@@ -20,16 +20,29 @@ ALLOWED = {
     "config": (),
     "ops": ("arrays",),
     "layers": ("ops", "arrays"),
-    "models": ("layers", "ops", "arrays", "config", "weights.rules", "weights.layouts"),
+    "models": ("layers", "ops", "arrays", "config", "paths", "weights.rules", "weights.layouts"),
     "evaluation": ("arrays", "ops"),
-    "tasks": ("ops", "arrays", "evaluation"),
+    # What `predict` returns is described beside `Bundle`; the tasks with predictions of their own make it.
+    "tasks": ("ops", "arrays", "evaluation", "inference.detection_results", "inference.segmentation_results"),
     "data": (),
     # The trainer writes bundles; of data it knows only how batches are shared out and streamed.
     "training": ("arrays", "config", "paths", "tasks.task", "data.loading", "weights.bundle_io"),
     "weights": ("config", "paths", "arrays"),
-    "inference": ("models", "tasks", "weights", "data", "evaluation", "ops", "arrays", "config", "paths"),
+    "inference": ("models", "tasks", "weights", "data", "evaluation", "layers", "ops", "arrays", "config", "paths"),
     "analysis": ("models", "tasks", "weights", "data", "inference", "ops", "layers", "arrays", "config", "paths"),
-    "transfer": ("models", "tasks", "weights", "data", "inference", "ops", "layers", "arrays", "config", "paths"),
+    "transfer": (
+        "analysis",
+        "models",
+        "tasks",
+        "weights",
+        "data",
+        "inference",
+        "ops",
+        "layers",
+        "arrays",
+        "config",
+        "paths",
+    ),
     "programs": None,  # whole experiments, which call the trainer
     "__init__": ("config", "inference", "models", "training"),
     "cli": None,  # everything

@@ -11,6 +11,8 @@ import pytest
 
 import vitjax
 from vitjax.config import build, from_json, load_config_file, override, spec, to_json
+from vitjax.data.coco import FakeBoxes
+from vitjax.data.segmentation_sources import FakeClassMaps
 from vitjax.data.sources import FakeImages
 from vitjax.paths import flatten
 from vitjax.training.program import run_config
@@ -18,7 +20,7 @@ from vitjax.training.program import run_config
 FOLDER = Path(__file__).parent.parent / "configs" / "published"
 CONFIGS = sorted(FOLDER.glob("*.py"))
 
-I1K, I21K = 1_281_167, 14_197_122
+I1K, I21K, COCO, VOC, ADE20K = 1_281_167, 14_197_122, 118_287, 10_582, 20_210
 # What the papers say of each: classes, parameters, and passes over how many training images.
 PUBLISHED = {
     "vit_s16_i1k_90ep": {"classes": 1000, "parameters": 22_050_664 - 198 * 384, "epochs": (90, 0.99 * I1K)},
@@ -48,6 +50,22 @@ PUBLISHED = {
         )
     },
     "navit_b16_jft": {"classes": 29_593},
+    **{
+        # A step has 1382.4 images on average over the sampler's sizes, and 1024 at 256 px.
+        f"mobilevit_{name}_i1k": {"classes": 1000, "parameters": parameters, "epochs": (300 * 1024 / 1382.4, I1K)}
+        for name, parameters in (("xxs", 1_272_024), ("xs", 2_317_848), ("s", 5_578_632))
+    },
+    "mobilevit_v2_i1k": {"classes": 1000, "parameters": 4_901_841, "epochs": (300, I1K)},
+    "mobilevit_v2_i21k": {"classes": 10_450, "parameters": 17_424_329 + 10_450 * 1025, "epochs": (80, 11_060_223)},
+    "mobilevit_v2_finetune_i1k": {"classes": 1000, "parameters": 18_449_329, "epochs": (50, I1K)},
+    "mobilevit_v2_finetune_384": {"classes": 1000, "parameters": 4_901_841, "epochs": (10, I1K)},
+    "efficientvit_imagenet": {"classes": 1000, "parameters": 12_473_772, "epochs": (300, I1K)},
+    "deeplab_mobilevit_s_voc": {"classes": 21, "parameters": 6_357_941, "epochs": (50, VOC)},
+    # The zoo's 13.3 million, and the auxiliary head.
+    "deeplab_mobilevit_v2_voc": {"classes": 21, "parameters": 13_318_654 + 445_333, "epochs": (50, VOC)},
+    "deeplab_mobilevit_v2_ade20k": {"classes": 150, "parameters": 13_384_831 + 461_974, "epochs": (120, ADE20K)},
+    "ssdlite_mobilevit_s_coco": {"classes": 80, "parameters": 5_738_826, "epochs": (200, COCO)},
+    "ssdlite_mobilevit_v2_coco": {"classes": 80, "parameters": 5_608_883, "epochs": (200, COCO)},
 }
 SIDE = 64  # of small images, pixels
 
@@ -64,9 +82,29 @@ SMALL = {
 }
 SMALL_IMAGES = SMALL | {"train.batch_size": 8, "evaluation.batch_size": 8}
 VIT = SMALL_IMAGES | {"model.width": 48, "model.depth": 1, "model.num_heads": 3, "model.mlp_width": 64}
+MOBILEVIT_V2 = SMALL_IMAGES | {"model.width_multiplier": 0.25, "model.depths": (1, 1, 1), "schedule.warmup_steps": 0}
+SSDLITE = SMALL_IMAGES | {
+    "schedule.warmup_steps": 0,
+    "model.backbone.depths": (1, 1, 1),
+    "model.extra_widths": (16, 8, 8),
+    "model.pooled_width": 8,
+    "model.head_widths": (16, 16, 16, 8, 8),
+    "task.max_candidates": 4,
+    "task.max_detections": 4,
+}
+DEEPLAB = SMALL_IMAGES | {
+    "schedule.warmup_steps": 0, "model.backbone.depths": (1, 1, 1), "model.aspp_width": 8, "model.rates": (1, 2),
+}  # fmt: skip
+MOBILEVIT = {"widths": (8, 8, 8, 16, 16, 24), "transformer_widths": (8, 8, 16), "depths": (1, 1, 1)}
 MEMORY = VIT | {"model.patch_size": 16}
 FLEXIVIT = VIT | {"train.grids": (2, 4)}
 DEEPVIT = VIT | {"model.num_heads": 12, "schedule.cooldown_steps": 1, "schedule.warmup_steps": 0}
+MOBILEVIT_V1 = (
+    SMALL_IMAGES
+    | {f"model.{name}": value for name, value in MOBILEVIT.items()}
+    | {"model.final_width": 24, "schedule.warmup_steps": 0}
+    | {"train.base": 64, "train.smallest": 32, "train.largest": 64, "train.count": 2, "train.multiple": 4}
+)
 REDUCED = {
     "vit_s16_i1k_90ep": VIT,
     "vit_augreg_i1k": VIT | {"model.representation_size": 48},
@@ -81,6 +119,16 @@ REDUCED = {
     "memory_inaturalist": MEMORY,
     "memory_places365": MEMORY,
     "memory_sun397": MEMORY,
+    **{name: MOBILEVIT_V1 for name in PUBLISHED if name.startswith("mobilevit_") and name.endswith("s_i1k")},
+    "efficientvit_imagenet": SMALL_IMAGES | {
+        "model.widths": (8, 16), "model.depths": (1, 1), "model.num_heads": (1, 2), "model.query_kernels": (3, 3),
+    },
+    **{name: MOBILEVIT_V2 for name in PUBLISHED if name.startswith("mobilevit_v2_")},
+    "deeplab_mobilevit_s_voc": DEEPLAB | {f"model.backbone.{name}": value for name, value in MOBILEVIT.items()},
+    "deeplab_mobilevit_v2_voc": DEEPLAB | {"model.backbone.width_multiplier": 0.25},
+    "deeplab_mobilevit_v2_ade20k": DEEPLAB | {"model.backbone.width_multiplier": 0.25},
+    "ssdlite_mobilevit_s_coco": SSDLITE | {f"model.backbone.{name}": value for name, value in MOBILEVIT.items()},
+    "ssdlite_mobilevit_v2_coco": SSDLITE | {"model.backbone.width_multiplier": 0.25},
     "navit_b16_jft": SMALL | {
         "model.width": 48, "model.depth": 1, "model.mlp_width": 64, "schedule.cooldown_steps": 0,
         "train.rows": 4, "train.packers": 2, "train.length": 32,
@@ -90,13 +138,26 @@ REDUCED = {
 }  # fmt: skip
 
 
+STARTS = {name: "mobilevit_v2_checkpoint" for name, settings in REDUCED.items() if settings is MOBILEVIT_V2} | {
+    "deeplab_mobilevit_s_voc": "mobilevit_checkpoint",
+    "deeplab_mobilevit_v2_voc": "mobilevit_v2_checkpoint",
+    "deeplab_mobilevit_v2_ade20k": "mobilevit_v2_checkpoint",
+    "ssdlite_mobilevit_s_coco": "mobilevit_checkpoint",
+    "ssdlite_mobilevit_v2_coco": "mobilevit_v2_checkpoint",
+}
+FAKES = {
+    "vitjax.data.scene_batching:BoxTargets": FakeBoxes,
+    "vitjax.data.scene_batching:ClassMapTargets": FakeClassMaps,
+}  # by what the batches hold beside images
+
+
 def small_config(path, workdir):
     config = load_config_file(path)
     for name, value in ({"workdir": str(workdir)} | REDUCED[path.stem]).items():
         override(config, name, value)
     for name in ("train", "evaluation"):
         fakes = spec(
-            FakeImages,
+            FAKES.get(config[name].get("targets", {}).get("target"), FakeImages),
             num_examples=16,
             num_classes=PUBLISHED[path.stem]["classes"],
             sizes=((48, 72), (80, 80), (90, 60)),
@@ -120,6 +181,22 @@ def checkpoint(tmp_path_factory):
     return str(folder)
 
 
+@pytest.fixture(scope="module")
+def mobilevit_v2_checkpoint(tmp_path_factory):
+    """The same for the mobile networks, whose weights fit any image."""
+    folder = tmp_path_factory.mktemp("published") / "mobile_start"
+    vitjax.create_model("mobilevitv2_100", width_multiplier=0.25, depths=(1, 1, 1), num_classes=1000).save(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def mobilevit_checkpoint(tmp_path_factory):
+    """The same of the first version."""
+    folder = tmp_path_factory.mktemp("published") / "mobilevit_start"
+    vitjax.create_model("mobilevit_xxs", **MOBILEVIT, expansion=4, final_width=32, num_classes=1000).save(folder)
+    return str(folder)
+
+
 def test_every_config_is_listed():
     assert {path.stem for path in CONFIGS} == set(PUBLISHED) == set(REDUCED)
 
@@ -133,12 +210,20 @@ def quick_compilation():
 
 
 @pytest.mark.usefixtures("quick_compilation")
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, marks=pytest.mark.long) if re.match("deeplab|mobilevit|ssdlite", path.stem) else path
+        for path in CONFIGS
+    ],
+    ids=lambda path: path.stem,
+)
 def test_two_steps_on_fakes(path, tmp_path, request):
     config = small_config(path, tmp_path / "run")
     for name, node in (("initial", config.get("initial")), ("task.teacher", config.task.get("teacher"))):
         if node is not None:
-            override(config, f"{name}.path", request.getfixturevalue("checkpoint"))
+            start = request.getfixturevalue(STARTS.get(path.stem, "checkpoint"))
+            override(config, f"{name}.path", start)
     summary = run_config(config)
     assert summary.step == 2
     assert np.isfinite(summary.scores["loss"])
@@ -174,7 +259,10 @@ def test_length_and_size_are_the_published_ones(name):
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_weights_that_decay(path):
-    """Kernels and nothing else, as in big_vision: no biases, norms, tokens or positions."""
+    """Kernels and nothing else, as in big_vision: no biases, norms, tokens or positions; MobileViT decays all."""
     rules = load_config_file(path).decay_rules
+    if REDUCED[path.stem] is MOBILEVIT_V1:
+        assert rules == ((".*", 1.0),)
+        return
     for name in ("block_0/mlp_norm/scale", "head/bias", "class_token", "position_embedding/table"):
         assert next(value for pattern, value in rules if re.fullmatch(pattern, name)) == 0.0

@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 
 from vitjax.errors import UserError
-from vitjax.layers.convolution import GroupNorm, StandardisedConv, standardise_by_deviation, standardise_by_variance
+from vitjax.layers.convolution import (
+    GroupNorm,
+    StandardisedConv,
+    convolve,
+    standardise_by_deviation,
+    standardise_by_variance,
+)
 
 
 def pictures(*shape):
@@ -71,3 +77,17 @@ def test_bfloat16_keeps_parameters_in_float32():
     variables = conv.init(jax.random.key(0), pictures(1, 4, 4, 2))
     assert variables["params"]["kernel"].dtype == jnp.float32
     assert conv.apply(variables, pictures(1, 4, 4, 2)).dtype == jnp.bfloat16
+
+
+def test_a_kernel_that_does_not_fit_is_named():
+    with pytest.raises(UserError, match=r"5x5 pixels \(dilation 2\) does not fit into 6x9 with a padding of 1"):
+        convolve(pictures(1, 6, 9, 2), pictures(5, 5, 2, 2), dilation=2, padding=1)
+
+
+@pytest.mark.parametrize(("size", "groups"), [(1, 1), (3, 1), (3, 4), (3, 2)])
+def test_a_convolution_is_centred_by_default(size, groups):
+    """A kernel that is the identity in its middle leaves the images alone."""
+    kernel = np.zeros((size, size, 4 // groups, 4), np.float32)
+    kernel[size // 2, size // 2] = np.tile(np.eye(4 // groups), groups)
+    x = pictures(2, 5, 6, 4)
+    np.testing.assert_allclose(convolve(x, kernel, dilation=2, groups=groups), x, atol=1e-6)

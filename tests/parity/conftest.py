@@ -6,4 +6,5 @@ pytest.importorskip("torch", reason="the PyTorch references are the extra `parit
 
 from benchmarks.torch_side import import_torch
 
-import_torch()
+# Two test processes share two cores: with two threads each, PyTorch spends its time waiting for them.
+import_torch(threads=1)

@@ -30,10 +30,11 @@ def optimize(optimizer, params, steps=4):
     return params, state
 
 
-def ours(settings, params, *, schedule=CONSTANT, decay=ALL, rates=ALL, clip=None):
+def ours(settings, params, *, schedule=CONSTANT, decay=ALL, rates=ALL, clip=None, adaptive=None):
     return make_optimizer(
-        settings, schedule.multiplier(10), params, decay_rules=decay, rate_rules=rates, clip_norm=clip
-    )
+        settings, schedule.multiplier(10), params, decay_rules=decay, rate_rules=rates, clip_norm=clip,
+        adaptive_clip=adaptive,
+    )  # fmt: skip
 
 
 def assert_close(one, other):
@@ -118,6 +119,14 @@ def test_adafactor_keeps_momentum_in_half_precision(params):
     assert {leaf.dtype.name for leaf in jax.tree.leaves(state) if leaf.size == 40 * 48} == {"bfloat16"}
 
 
+def test_adaptive_clipping_is_by_the_norm_of_each_outputs_weights(params):
+    after, _ = optimize(ours(SGD(1.0, momentum=0.0), params, adaptive=0.02), params, 1)
+    kernel = np.float64(params["head"]["kernel"])
+    gradient, limit = np.sin(kernel), 0.02 * np.linalg.norm(kernel, axis=0)
+    clipped = gradient * np.minimum(1, limit / np.linalg.norm(gradient, axis=0))
+    np.testing.assert_allclose(after["head"]["kernel"], kernel - clipped, rtol=1e-5)
+
+
 def test_uncovered_parameters_are_listed(params):
     with pytest.raises(UserError, match=r"`decay_rules`.*embedding/kernel, head/kernel"):
         ours(AdamW(0.1), params, decay=((".*/bias", 0.0),))
@@ -130,6 +139,7 @@ def test_uncovered_parameters_are_listed(params):
     [
         (AdamW(-0.1), {}, "optimizer.lr=-0.1"),
         (AdamW(0.1), {"clip": 0.0}, "clip_norm=0.0"),
+        (AdamW(0.1), {"adaptive": -0.1}, "adaptive_clip=-0.1"),
         (AdamW(0.1), {"rates": ((".*", 0.0),)}, "freeze every parameter"),
     ],
 )

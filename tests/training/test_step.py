@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from vitjax.training.optimizers import AdamW, make_optimizer, trained_paths
 from vitjax.training.schedules import Constant
-from vitjax.training.state import abstract_variables, evaluation_variables, initial_state
+from vitjax.training.state import abstract_variables, evaluation_variables, initial_state, moving_average
 from vitjax.training.step import make_train_step, split_batch
 
 NUMBERS = np.array([3, 1, 4, 1, 5, -1, -1, -1])  # three of eight rows are padding
@@ -43,7 +43,7 @@ def test_accumulation_equals_one_large_batch(parts):
     (after, result), (after_parts, result_parts) = whole(state, batch), accumulated(state, batch)
     assert_trees(after.params, after_parts.params, rtol=1e-5, atol=1e-6)
     assert_trees(result.metrics, result_parts.metrics, rtol=1e-6)
-    assert float(result.metrics["loss"][1]) == 5.0
+    assert float(result.metrics["loss"][1]) == int(result.images) == 5
     np.testing.assert_allclose(result.loss, result_parts.loss, rtol=1e-6)
     np.testing.assert_allclose(result.gradient_norm, result_parts.gradient_norm, rtol=1e-5)
 
@@ -63,6 +63,29 @@ def test_average_of_parameters():
     assert evaluation_variables(after)["params"] is after.ema_params
 
 
+def test_average_of_batch_statistics():
+    """Its decay at step t is (1 + t) / (10 + t) until that exceeds `ema_decay`."""
+    state, batch, step = prepare(Net(3, batch_norm=True), ema_decay=0.75)
+    for number, decay in ((0, 0.1), (1, 2 / 11), (26, 0.75)):
+        before = state.replace(step=jnp.int32(number))
+        state, _ = step(before, batch)
+        moved = jax.tree.map(
+            lambda old, new, decay=decay: decay * old + (1 - decay) * new, before.ema_collections, state.collections
+        )
+        assert np.any(state.collections["batch_stats"]["norm"]["mean"] != 0)
+        assert_trees(state.ema_collections, moved, rtol=1e-5, atol=1e-6)
+    assert evaluation_variables(state)["batch_stats"] is state.ema_collections["batch_stats"]
+    assert evaluation_variables(state.replace(ema_params=None))["batch_stats"] is state.collections["batch_stats"]
+
+
+def test_average_of_a_count_is_the_count():
+    average = moving_average(
+        {"seen": jnp.int32(3), "mean": jnp.float32(3)}, {"seen": jnp.int32(7), "mean": jnp.float32(7)}, 0.75
+    )
+    assert int(average["seen"]) == 7
+    assert float(average["mean"]) == 4.0
+
+
 @pytest.mark.parametrize("parts", [1, 2])
 def test_batch_statistics_move(parts):
     state, batch, step = prepare(Net(3, batch_norm=True), accumulate_steps=parts)
@@ -78,7 +101,7 @@ def test_nonfinite_step_changes_nothing_and_sticks():
     assert bool(after.halted)
     again, result = step(after, healthy)  # dispatched before the host could look
     assert bool(result.finite)
-    for name in ("step", "params", "opt_state", "ema_params"):
+    for name in ("step", "params", "opt_state", "ema_params", "ema_collections"):
         assert_trees(getattr(again, name), getattr(state, name), rtol=0)
 
 

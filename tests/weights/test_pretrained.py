@@ -64,7 +64,7 @@ def test_timms_names_are_timms():
     pytest.importorskip("torch")
     from benchmarks.torch_side import import_torch
 
-    import_torch()
+    import_torch(threads=1)
     timm = pytest.importorskip("timm")
     theirs = set(timm.list_models(pretrained=True))
     ours = {name for name, place in PLACES if place.source.startswith("hf-hub:timm/")}

@@ -1,5 +1,6 @@
-"""Stronger changes to a training image: RandAugment and random erasing. Same interface as `transforms`."""
+"""Stronger changes to a training image: its colours, RandAugment, random erasing. Same interface as `transforms`."""
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from vitjax.errors import UserError
 
-__all__ = ["RandAugment", "RandomErasing"]
+__all__ = ["GaussianNoise", "PhotometricDistortion", "RandAugment", "RandomErasing"]
 
 _GREY = 128  # what moves into the picture from outside
 
@@ -116,6 +117,86 @@ class RandomErasing:
                 )
                 return erased
         return image  # no rectangle of these shares fits an image this narrow
+
+
+@dataclass(frozen=True)
+class PhotometricDistortion:
+    """Brightness, contrast, saturation and hue, each changed with probability `rate` by an amount drawn evenly.
+
+    Contrast comes either before saturation and hue or after them, at even odds. Images have three channels, RGB.
+
+    Howard: "Some Improvements on Deep Convolutional Neural Network Based Image Classification", 2013, arXiv:1312.5402,
+    as SSD uses it (arXiv:1512.02325, §2.2).
+
+    Attributes:
+        brightness: largest deviation of the factor from 1, below 1.
+        contrast: the same.
+        saturation: the same.
+        hue: largest shift, in turns of the colour circle, 0.5 at most.
+        rate: 0...1.
+    """
+
+    brightness: float | int = 0.5
+    contrast: float | int = 0.5
+    saturation: float | int = 0.5
+    hue: float | int = 0.05
+    rate: float | int = 0.5
+
+    def __post_init__(self):
+        if not all(0 <= value < 1 for value in (self.brightness, self.contrast, self.saturation)) or not (
+            0 <= self.hue <= 0.5 and 0 <= self.rate <= 1
+        ):
+            raise UserError(f"{self}: expected deviations in 0...1 (1 excluded), `hue` in 0...0.5, `rate` in 0...1")
+
+    def __call__(self, image: UInt8[np.ndarray, "H W 3"], generator: np.random.Generator) -> UInt8[np.ndarray, "H W 3"]:
+        """Draws the changes and makes them."""
+        contrast = functools.partial(_scale, ImageEnhance.Contrast, self.contrast)
+        steps = [functools.partial(_scale, ImageEnhance.Color, self.saturation), self._shift_hue]
+        steps = [contrast, *steps] if generator.random() < 0.5 else [*steps, contrast]
+        picture = Image.fromarray(image)
+        for step in (functools.partial(_scale, ImageEnhance.Brightness, self.brightness), *steps):
+            if generator.random() < self.rate:
+                picture = step(picture, generator)
+        return np.asarray(picture)
+
+    def _shift_hue(self, picture: Image.Image, generator: np.random.Generator) -> Image.Image:
+        hue, saturation, value = picture.convert("HSV").split()
+        shift = round(256 * generator.uniform(-self.hue, self.hue)) % 256
+        hue = hue.point([(level + shift) % 256 for level in range(256)])
+        return Image.merge("HSV", (hue, saturation, value)).convert("RGB")
+
+
+def _scale(
+    kind: Callable[[Image.Image], ImageEnhance._Enhance],
+    deviation: float | int,
+    picture: Image.Image,
+    generator: np.random.Generator,
+) -> Image.Image:
+    return kind(picture).enhance(generator.uniform(1 - deviation, 1 + deviation))
+
+
+@dataclass(frozen=True)
+class GaussianNoise:
+    """Normal noise on every value, whose deviation is drawn evenly from 0...`deviation`.
+
+    Attributes:
+        deviation: largest, of 255.
+        rate: probability, 0...1.
+    """
+
+    deviation: float | int = 12.0
+    rate: float | int = 0.5
+
+    def __post_init__(self):
+        if self.deviation < 0 or not 0 <= self.rate <= 1:
+            raise UserError(f"{self}: expected a `deviation` of 0 or more and a `rate` in 0...1")
+
+    def __call__(self, image: UInt8[np.ndarray, "H W C"], generator: np.random.Generator) -> UInt8[np.ndarray, "H W C"]:
+        """Adds noise or returns the image itself."""
+        if generator.random() >= self.rate:
+            return image
+        noise = generator.normal(0, generator.uniform(0, self.deviation), image.shape)
+        return np.clip(np.rint(image + noise), 0, 255).astype(np.uint8)
 
 
 def _noise(shape: tuple[int, int, int], generator: np.random.Generator) -> np.ndarray:

@@ -20,28 +20,26 @@ __all__ = ["LaneReader", "read_ahead", "read_now"]
 _CHUNK = 8  # examples read at a time: handing a task to another process and back costs about one digit's drawing
 _AHEAD = 64  # examples held ready or being read, unless there are many readers
 
-Read = Callable[[int], Any]
+Read = Callable[[Any], Any]
 
 
 def read_ahead(
     read: Read,
-    positions: Iterable[int],
+    positions: Iterable[Any],
     *,
-    end: int | None = None,
     threads: int,
     workers: int,
-) -> Generator[tuple[int, Any], None, None]:
+) -> Generator[tuple[Any, Any], None, None]:
     """Yields (position, example) for each of `positions`, in this order.
 
     Args:
         read: reads one example by its position; with workers it is pickled.
-        positions: the positions to read, perhaps without end.
-        end: positions from here on are not read, and give `None`.
+        positions: what to read, perhaps without end.
         threads: reading threads if there are no workers.
         workers: worker processes; 0 reads in this one.
     """
-    pool = _Pool(functools.partial(_read_before, read, end), threads=threads, workers=workers)
-    remaining, reading = iter(positions), deque[Future[list[tuple[int, Any]]]]()
+    pool = _Pool(read, threads=threads, workers=workers)
+    remaining, reading = iter(positions), deque[Future[list[tuple[Any, Any]]]]()
     try:
         while True:
             while len(reading) * _CHUNK < pool.ahead and (chunk := list(itertools.islice(remaining, _CHUNK))):
@@ -74,7 +72,7 @@ class LaneReader:
             start % stride: itertools.count(start, stride) if end is None else iter(range(start, end, stride))
             for start in starts
         }
-        self._reading: dict[int, deque[Future[list[tuple[int, Any]]]]] = {lane: deque() for lane in self._remaining}
+        self._reading: dict[int, deque[Future[list[tuple[Any, Any]]]]] = {lane: deque() for lane in self._remaining}
         self._ready: dict[int, deque[tuple[int, Any]]] = {lane: deque() for lane in self._remaining}
         self.wait_seconds = 0.0
         for lane in self._remaining:
@@ -123,12 +121,12 @@ class _Pool:
                 initializer=_start_worker,
                 initargs=(cloudpickle.dumps(read),),
             )
-            self._task: Callable[[list[int]], list[tuple[int, Any]]] = _read_in_worker
+            self._task: Callable[[list[Any]], list[tuple[Any, Any]]] = _read_in_worker
         else:
             self._executor = ThreadPoolExecutor(threads, thread_name_prefix="read")
             self._task = functools.partial(_read_chunk, read)
 
-    def submit(self, chunk: list[int]) -> Future[list[tuple[int, Any]]]:
+    def submit(self, chunk: list[Any]) -> Future[list[tuple[Any, Any]]]:
         try:
             return self._executor.submit(self._task, chunk)
         except BrokenProcessPool as error:
@@ -138,7 +136,7 @@ class _Pool:
         self._executor.shutdown(cancel_futures=True)
 
 
-def _result(future: Future[list[tuple[int, Any]]]) -> list[tuple[int, Any]]:
+def _result(future: Future[list[tuple[Any, Any]]]) -> list[tuple[Any, Any]]:
     try:
         return future.result()
     except BrokenProcessPool as error:
@@ -152,11 +150,7 @@ def _worker_lost() -> UserError:
     )
 
 
-def _read_before(read: Read, end: int | None, position: int) -> Any:
-    return None if end is not None and position >= end else read(position)
-
-
-def _read_chunk(read: Read, chunk: list[int]) -> list[tuple[int, Any]]:
+def _read_chunk(read: Read, chunk: list[Any]) -> list[tuple[Any, Any]]:
     return [(position, read(position)) for position in chunk]
 
 
@@ -186,5 +180,5 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True, name="watch parent").start()
 
 
-def _read_in_worker(chunk: list[int]) -> list[tuple[int, Any]]:
+def _read_in_worker(chunk: list[Any]) -> list[tuple[Any, Any]]:
     return _read_chunk(_worker_read[0], chunk)

@@ -25,9 +25,14 @@ __all__ = [
     "Normalise",
     "Resize",
     "ResizeShorterSide",
+    "ReverseChannels",
     "Transform",
     "apply_transforms",
+    "check_interpolation",
+    "check_rate",
+    "check_size",
     "evaluation_transforms",
+    "pair",
     "resize_image",
 ]
 
@@ -84,8 +89,8 @@ class InceptionCrop:
     interpolation: str = "bicubic"
 
     def __post_init__(self):
-        _check_size(self.size, "InceptionCrop")
-        _check_interpolation(self.interpolation, "InceptionCrop")
+        check_size(self.size, "InceptionCrop")
+        check_interpolation(self.interpolation, "InceptionCrop")
         _check_range(self.area, "area", "InceptionCrop", highest=1.0)
         _check_range(self.aspect, "aspect", "InceptionCrop")
 
@@ -95,7 +100,7 @@ class InceptionCrop:
         """Draws a part and resizes it."""
         top, left, height, width = self.draw_box(image.shape[0], image.shape[1], generator)
         part = np.ascontiguousarray(image[top : top + height, left : left + width])
-        return resize_image(part, _pair(self.size), self.interpolation)
+        return resize_image(part, pair(self.size), self.interpolation)
 
     def draw_box(self, rows: int, columns: int, generator: np.random.Generator) -> tuple[int, int, int, int]:
         """(top, left, height, width) of the part of an image of this size, in pixels."""
@@ -127,14 +132,14 @@ class Resize:
     interpolation: str = "bicubic"
 
     def __post_init__(self):
-        _check_size(self.size, "Resize")
-        _check_interpolation(self.interpolation, "Resize")
+        check_size(self.size, "Resize")
+        check_interpolation(self.interpolation, "Resize")
 
     def __call__(
         self, image: UInt8[np.ndarray, "H W C"], generator: np.random.Generator
     ) -> UInt8[np.ndarray, "rows columns C"]:
         """Stretches."""
-        return resize_image(image, _pair(self.size), self.interpolation)
+        return resize_image(image, pair(self.size), self.interpolation)
 
 
 @dataclass(frozen=True)
@@ -152,8 +157,8 @@ class ResizeShorterSide:
     interpolation: str = "bicubic"
 
     def __post_init__(self):
-        _check_size(self.size, "ResizeShorterSide")
-        _check_interpolation(self.interpolation, "ResizeShorterSide")
+        check_size(self.size, "ResizeShorterSide")
+        check_interpolation(self.interpolation, "ResizeShorterSide")
 
     def __call__(
         self, image: UInt8[np.ndarray, "H W C"], generator: np.random.Generator
@@ -178,13 +183,13 @@ class CentreCrop:
     size: int | tuple[int, int]
 
     def __post_init__(self):
-        _check_size(self.size, "CentreCrop")
+        check_size(self.size, "CentreCrop")
 
     def __call__(
         self, image: UInt8[np.ndarray, "H W C"], generator: np.random.Generator
     ) -> UInt8[np.ndarray, "rows columns C"]:
         """Pads where needed and crops."""
-        rows, columns = _pair(self.size)
+        rows, columns = pair(self.size)
         down, across = max(rows - image.shape[0], 0), max(columns - image.shape[1], 0)
         if down or across:
             image = np.pad(image, ((down // 2, down - down // 2), (across // 2, across - across // 2), (0, 0)))
@@ -204,11 +209,23 @@ class HorizontalFlip:
     rate: float | int = 0.5
 
     def __post_init__(self):
-        _check_rate(self.rate, "HorizontalFlip")
+        check_rate(self.rate, "HorizontalFlip")
 
     def __call__(self, image: UInt8[np.ndarray, "H W C"], generator: np.random.Generator) -> UInt8[np.ndarray, "H W C"]:
         """Flips or returns the image itself."""
         return np.ascontiguousarray(image[:, ::-1]) if generator.random() < self.rate else image
+
+
+@dataclass(frozen=True)
+class ReverseChannels:
+    """Red, green, blue becomes blue, green, red, for weights that were trained on pictures read by OpenCV.
+
+    A fourth channel stays the last, and a single one stays as it is.
+    """
+
+    def __call__(self, image: UInt8[np.ndarray, "H W C"], generator: np.random.Generator) -> UInt8[np.ndarray, "H W C"]:
+        """Reverses the first three channels."""
+        return image if image.shape[2] < 3 else image[:, :, (2, 1, 0, *range(3, image.shape[2]))]
 
 
 @dataclass(frozen=True)
@@ -261,17 +278,20 @@ def evaluation_transforms(
     return ResizeShorterSide(math.floor(size / crop_share), interpolation), CentreCrop(size)
 
 
-def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
+def pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    """(rows, columns) of a setting that may be one side."""
     return (size, size) if isinstance(size, int) else size
 
 
-def _check_size(size: Any, owner: str) -> None:
-    pair = size if isinstance(size, tuple | list) else (size, size)
-    if len(pair) != 2 or any(not isinstance(side, int) or side < 1 for side in pair):
+def check_size(size: Any, owner: str) -> None:
+    """Raises a `UserError` unless it is a side or a pair of sides."""
+    sides = size if isinstance(size, tuple | list) else (size, size)
+    if len(sides) != 2 or any(not isinstance(side, int) or side < 1 for side in sides):
         raise UserError(f"`size`={size} of {owner}, expected a side or (rows, columns) in pixels, at least 1")
 
 
-def _check_interpolation(name: str, owner: str) -> None:
+def check_interpolation(name: str, owner: str) -> None:
+    """Raises a `UserError` unless it is one of `INTERPOLATIONS`."""
     if name not in INTERPOLATIONS:
         raise UserError(f"`interpolation`={name!r} of {owner}, expected one of {', '.join(INTERPOLATIONS)}")
 
@@ -282,6 +302,7 @@ def _check_range(values: tuple[float, float], name: str, owner: str, highest: fl
         raise UserError(f"`{name}`={values} of {owner}, expected (smallest, largest) above 0{limit}")
 
 
-def _check_rate(rate: float | int, owner: str) -> None:
+def check_rate(rate: float | int, owner: str) -> None:
+    """Raises a `UserError` unless it is a probability."""
     if not 0 <= rate <= 1:
         raise UserError(f"`rate`={rate} of {owner}, expected a probability in 0...1")

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +11,19 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from vitjax.arrays import Array, Batch, Tree
+from vitjax.arrays import Batch, Tree
 from vitjax.config import describe
 from vitjax.data.loading import Shards
 from vitjax.data.sources import ImageList
 from vitjax.errors import UserError
 from vitjax.inference.foreign import adapt
+from vitjax.inference.foreign_types import Holding
+from vitjax.inference.fusing import fused_parts
 from vitjax.inference.opening import open_any
 from vitjax.inference.predict import Pictures, list_pictures, score_pictures
 from vitjax.inference.preparation import default_preparation, numbered_labels, random_variables
 from vitjax.inference.results import Result
-from vitjax.inference.writing import FORMATS, Holding, write_foreign
+from vitjax.inference.writing import FORMATS, write_foreign
 from vitjax.models import create_model as create_module
 from vitjax.paths import flatten, unflatten
 from vitjax.weights.bundle_io import save_bundle
@@ -67,26 +69,26 @@ class Bundle:
         return jax.device_put(self.make_variables())
 
     @cached_property
-    def _forward(self) -> Callable[[Tree, Batch], Array]:
+    def _forward(self) -> Callable[[Tree, Batch], Tree]:
         # One jitted function per bundle: later calls of `predict` find the programs that earlier ones compiled.
         @jax.jit
-        def forward(variables: Tree, batch: Batch) -> Array:
+        def forward(variables: Tree, batch: Batch) -> Tree:
             outputs = self.module.apply(variables, **self.task.inputs(batch), train=False)
             return self.task.predict(outputs, batch)
 
         return forward
 
-    def predict(self, images: Any, top_k: int = 5) -> list[Result]:
-        """Classifies pictures of any size.
+    def predict(self, images: Any, top_k: int = 5) -> list[Any]:
+        """Classifies pictures of any size, or finds what the task looks for in them.
 
         Args:
             images: a path, folder, pattern, http(s) address, file's bytes, PIL image or array (uint8 0 to 255, or float
                 0 to 1), or a list of any of these; see `inference.predict.list_pictures`.
-            top_k: how many classes `result.top()` returns and `print(result)` shows.
+            top_k: how many classes, or objects, `result.top()` returns and `print(result)` shows.
 
         Returns:
-            One Result per picture in the order given, a folder's pictures by name. One that cannot be read has
-            `error` set instead of scores, and is logged.
+            One result per picture in the order given, a folder's pictures by name: a `Result`, or what the task's
+            `make_result` makes. One that cannot be read has `error` set instead of scores, and is logged.
 
         Raises:
             UserError: a path does not exist, something given is no picture at all, or `top_k` is not positive.
@@ -94,23 +96,41 @@ class Bundle:
         if top_k < 1:
             raise UserError(f"`top_k` (={top_k}) must be 1 or more")
         pictures = Pictures(ImageList(list_pictures(images)), self.labels)
-        scores = dict(score_pictures(pictures, self.batches, lambda batch: self._forward(self.variables, batch)))
+        found = dict(score_pictures(pictures, self.batches, lambda batch: self._forward(self.variables, batch)))
+        make_result = getattr(self.task, "make_result", self._make_result)
         results = []
         for number, name in enumerate(pictures.images.names):
-            if number in scores:
-                self._check_labels(len(scores[number]))
-                results.append(Result(name, self.labels, scores[number], top_k=top_k))
-            else:
-                reason = pictures.errors.get(number, "the preparation of the batches left it out")
-                results.append(Result(name, self.labels, error=reason, top_k=top_k))
+            reason = pictures.errors.get(number, "the preparation of the batches left it out")
+            result = make_result(
+                name,
+                self.labels,
+                found.get(number),
+                pictures.sizes.get(number),
+                top_k,
+                error=None if number in found else reason,
+                picture=partial(_read_picture, pictures, number),
+            )
+            results.append(result)
         failed = [result for result in results if result.error is not None]
         if failed:
             _logger.warning("predict: %d of %d pictures have no scores, first %s", len(failed), len(results), failed[0])
         return results
 
-    def _check_labels(self, num_outputs: int) -> None:
-        if num_outputs != len(self.labels):
-            raise UserError(f"the model has {num_outputs} outputs, but the bundle holds {len(self.labels)} labels")
+    def _make_result(
+        self,
+        name: str,
+        labels: tuple[str, ...],
+        prediction: np.ndarray | None,
+        original_size: tuple[int, int] | None,
+        top_k: int,
+        *,
+        error: str | None,
+        picture: Callable[[], np.ndarray],
+    ) -> Result:
+        """That of a classifier; a task with other predictions has a method of this form, `make_result`."""
+        if prediction is not None and len(prediction) != len(labels):
+            raise UserError(f"the model has {len(prediction)} outputs, but the bundle holds {len(labels)} labels")
+        return Result(name, labels, prediction, error=error, top_k=top_k)
 
     def evaluate(self, source: Any) -> dict[str, float]:
         """Scores over all examples of a source whose labels are the bundle's.
@@ -131,13 +151,27 @@ class Bundle:
         return meter.scores()
 
     @cached_property
-    def _scored(self) -> Callable[[Tree, Batch], tuple[Any, Array]]:
+    def _scored(self) -> Callable[[Tree, Batch], tuple[Any, Tree]]:
         @jax.jit
-        def scored(variables: Tree, batch: Batch) -> tuple[Any, Array]:
+        def scored(variables: Tree, batch: Batch) -> tuple[Any, Tree]:
             outputs = self.module.apply(variables, **self.task.inputs(batch), train=False)
             return self.task.loss(outputs, batch)[1], self.task.predict(outputs, batch)
 
         return scored
+
+    def fuse(self) -> "Bundle":
+        """The same model for inference, its batch norms folded into the convolutions in front of them.
+
+        The log says how many parameters go, and how far the outputs for random pictures differ.
+
+        Returns:
+            A bundle that predicts the same up to rounding, and can no longer be trained.
+
+        Raises:
+            UserError: the model has nothing to fold, or is fused already.
+        """
+        module, variables = fused_parts(self.module, self.variables, self.task)
+        return replace(self, module=module, make_variables=lambda: variables)
 
     def save(self, folder: str | Path, format: str = "vitjax") -> None:
         """Writes a folder that `load` opens, and whose other readers are named by the format.
@@ -177,6 +211,10 @@ class Bundle:
         )
 
 
+def _read_picture(pictures: Pictures, number: int) -> np.ndarray:
+    return pictures.images[number]["image"]
+
+
 def load(
     path: str | Path,
     *,
@@ -185,6 +223,7 @@ def load(
     num_classes: int | None = None,
     image_size: int | tuple[int, int] | None = None,
     labels: Sequence[str] | None = None,
+    channel_order: str | None = None,
     packages: Sequence[str] = ("vitjax",),
     **settings: Any,
 ) -> Bundle:
@@ -208,6 +247,8 @@ def load(
         num_classes: another number than the file's gets a new head, which is said in the log.
         image_size: side, or (rows, columns); positions are resampled by the layout's rule, which is said in the log.
         labels: class names, instead of the file's.
+        channel_order: "rgb" or "bgr", of the pictures that the weights expect, where a file does not say it, or instead
+            of what it says. The bundle's preparation turns pictures round by itself.
         packages: top-level packages whose classes may be built. Opening a file never runs other people's code.
         **settings: of the module, instead of the file's: `dtype="bfloat16"`, `norm_epsilon=1e-6`; for a file of weights
             also what it has otherwise than the named model: `use_class_token=False`, `pool=AveragePooling`.
@@ -217,8 +258,9 @@ def load(
             built.
     """
     opened = open_any(
-        path, name=name, layout=layout, packages=packages, settings=settings, any_size=image_size is not None
-    )
+        path, name=name, layout=layout, packages=packages, settings=settings, any_size=image_size is not None,
+        channel_order=channel_order,
+    )  # fmt: skip
     opened = adapt(opened, num_classes=num_classes, image_size=image_size, labels=labels, settings=settings)
     return Bundle(
         module=opened.module,

@@ -45,8 +45,8 @@ class CropOrPad:
     Attributes:
         size: rows and columns, pixels.
         fill: value of each channel of the padding, 0 to 255.
-        halves_down: of an odd rest, the larger half is cut off at the bottom and right, as transformers does; otherwise
-            as `CentreCrop` and torchvision.
+        halves_down: of an odd rest, the larger half is cut off at the bottom and right, or padded at the top and left,
+            as transformers does; otherwise as `CentreCrop` and torchvision.
     """
 
     size: tuple[int, int]
@@ -56,13 +56,13 @@ class CropOrPad:
     def __call__(
         self, image: UInt8[np.ndarray, "H W C"], generator: np.random.Generator
     ) -> UInt8[np.ndarray, "rows columns C"]:
-        """Pads where needed, an odd rest at the bottom and right, and crops."""
+        """Pads where needed, and crops."""
         lacking = [max(wanted - side, 0) for wanted, side in zip(self.size, image.shape[:2], strict=True)]
         if any(lacking):
             shape = [side + more for side, more in zip(image.shape[:2], lacking, strict=True)]
             padded = np.empty((*shape, image.shape[2]), np.uint8)
             padded[:] = np.asarray(self.fill, np.uint8)
-            top, left = lacking[0] // 2, lacking[1] // 2
+            top, left = ((side + self.halves_down) // 2 for side in lacking)
             padded[top : top + image.shape[0], left : left + image.shape[1]] = image
             image = padded
         if not self.halves_down:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from vitjax.errors import UserError
+from vitjax.inference.channel_order import channel_order_of
 from vitjax.inference.foreign_types import Arrays, Opened
 from vitjax.inference.opening import open_any
 from vitjax.inference.preparation import (
@@ -25,6 +27,7 @@ _logger = logging.getLogger("vitjax")
 
 _HEAD = r"params/head/.*"
 _POSITIONS = r"params/position_embedding/table"
+_BIASES = r"params/.*/biases"
 
 
 def adapt(
@@ -40,8 +43,8 @@ def adapt(
     Args:
         opened: as it lies in its file.
         num_classes: another number than the file's gets a new head, as the module starts it.
-        image_size: side, or (rows, columns); positions are resampled by the module's own rule, and the preparation of
-            pictures grows alike.
+        image_size: side, or (rows, columns); positions, and biases of windows, are resampled by the module's own rule,
+            and the preparation of pictures grows alike. A module without either only gets other pictures.
         labels: class names; their number stands for `num_classes`.
         settings: keywords of the module that replace the file's, such as `dtype="bfloat16"`.
 
@@ -62,12 +65,13 @@ def adapt(
             raise UserError(f"`num_classes` (={count}) must be positive")
         changes["num_classes"] = count
     if image_size is not None and _pair(image_size) != image_shape_of(module):
-        changes["image_size"] = image_size if isinstance(image_size, int) else tuple(image_size)
+        if hasattr(module, "image_size"):
+            changes["image_size"] = image_size if isinstance(image_size, int) else tuple(image_size)
         batches = resized_batches(batches, image_shape_of(module), _pair(image_size))
     names = opened.labels if count == own else numbered_labels(count)
     names = tuple(labels) if labels is not None else names
     if not changes:
-        return dataclasses.replace(opened, labels=names)
+        return dataclasses.replace(opened, labels=names, batches=batches)
     try:
         target: Any = module.clone(**changes)
     except TypeError as error:
@@ -101,6 +105,7 @@ def carry_over(
     """
     taken: dict[str, np.ndarray] = {}
     misfits: list[str] = []
+    resampled: list[str] = []
     head = [path for path in shapes if re.fullmatch(_HEAD, path)]
     new_head = any(path not in arrays or arrays[path].shape != shapes[path] for path in head)
     for path, shape in shapes.items():
@@ -113,12 +118,17 @@ def carry_over(
             taken[path] = array
         elif re.fullmatch(_POSITIONS, path) and array.ndim == 2 and array.shape[1] == shape[1]:
             taken[path] = _resampled(array, source, target, place)
+        elif re.fullmatch(_BIASES, path) and array.ndim == len(shape) == 2 and array.shape[0] == shape[0]:
+            taken[path] = _resampled_biases(array, shape[1], target)
+            resampled.append(f"{array.shape[1]} to {shape[1]}")
         else:
             misfits.append(f"{path} {array.shape}, expected {shape}")
         if path in taken and taken[path].shape != shape:
             misfits.append(f"{path} {taken[path].shape} after resampling, expected {shape}")
     if misfits:
         raise UserError(f"{place}: the weights do not fit the model: {', '.join(misfits)}")
+    if resampled:
+        _logger.warning("%s: %d tables of biases resampled, the first from %s", place, len(resampled), resampled[0])
     return taken, head if new_head else []
 
 
@@ -139,6 +149,13 @@ def _resampled(table: np.ndarray, source: Any, target: Any, place: str) -> np.nd
     return np.concatenate([table[:prefix], patches.astype(table.dtype)])
 
 
+def _resampled_biases(table: np.ndarray, count: int, target: Any) -> np.ndarray:
+    """`[A, R * R]` biases of a window's offsets, (row, column), for windows of another size."""
+    old, new = math.isqrt(table.shape[1]), math.isqrt(count)
+    grid = table.T.reshape(old, old, -1).astype(np.float32)
+    return np.asarray(target.bias_resampling(grid, (new, new))).reshape(count, -1).T.astype(table.dtype)
+
+
 def initial_weights(
     module: Any,
     shapes: Mapping[str, tuple[int, ...]],
@@ -146,6 +163,7 @@ def initial_weights(
     path: str,
     name: str | None = None,
     layout: str | None = None,
+    channel_order: str | None = None,
 ) -> dict[str, np.ndarray]:
     """Weights to fine-tune from: `config.initial = factory(initial_weights, path="hf-hub:...")`.
 
@@ -158,6 +176,8 @@ def initial_weights(
         path: whatever `vitjax.load` opens.
         name: see `vitjax.load`.
         layout: see `vitjax.load`.
+        channel_order: see `vitjax.load`. Where it is "bgr", the run's own transforms must end in `ReverseChannels`,
+            which the log says.
 
     Returns:
         By path; what is not among them starts at random.
@@ -165,7 +185,7 @@ def initial_weights(
     Raises:
         UserError: there is nothing to load, or it is the weights of another model.
     """
-    opened = open_any(path, name=name, layout=layout, any_size=True)
+    opened = open_any(path, name=name, layout=layout, any_size=True, channel_order=channel_order)
     wanted = {known: shape for known, shape in shapes.items() if known in opened.arrays or re.fullmatch(_HEAD, known)}
     if not any(known in opened.arrays for known in wanted):
         raise UserError(f"{path}: holds {type(opened.module).__name__}, of which nothing fits {type(module).__name__}")
@@ -178,6 +198,11 @@ def initial_weights(
     if unused:
         _logger.warning("%s: not used, the model has no such variables: %s", opened.place, ", ".join(unused))
     _warn_of_numerics(opened.module, module, opened.place)
+    if channel_order_of(getattr(opened.batches, "transforms", ())) == "bgr":
+        _logger.warning(
+            "%s: its weights expect blue, green, red; this run's batches must turn pictures round by ReverseChannels()",
+            opened.place,
+        )
     return arrays
 
 

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 
 from vitjax.errors import UserError
+from vitjax.inference.assumed import assumed_of
+from vitjax.inference.channel_order import settled_order, with_channel_order
 from vitjax.inference.foreign_huggingface import read_huggingface
 from vitjax.inference.foreign_timm import read_timm
 from vitjax.inference.foreign_types import Arrays, Description, Opened
@@ -37,6 +39,7 @@ def open_foreign(
     layout: str | None = None,
     settings: Mapping[str, Any] | None = None,
     any_size: bool = False,
+    channel_order: str | None = None,
 ) -> Opened:
     """Opens a folder of timm or Hugging Face, or a checkpoint file.
 
@@ -46,25 +49,28 @@ def open_foreign(
         layout: whose file it is, such as "timm" or "vit_jax"; found out by the names of its keys if not given.
         settings: of the module in a file, where it is not quite the named one.
         any_size: a file may be of another image size than the named model.
+        channel_order: "rgb" or "bgr", of the pictures that the weights expect; goes before what the file says.
 
     Raises:
         UserError: something is missing, damaged, unknown, or does not fit; the message names file and key.
     """
     if path.is_dir() and (path / "config.json").is_file() and name is None:
-        return open_folder(path)
+        return open_folder(path, channel_order)
     if name is None:
         raise UserError(
             f"{path}: the weights alone do not say which model they are; give name=, one of vitjax.list_models()"
             + (", or put the config.json of timm or Hugging Face beside them" if path.is_dir() else "")
         )
-    return open_checkpoint(path, name, layout, settings=settings, any_size=any_size)
+    return open_checkpoint(
+        path, name, layout, settings=settings, any_size=any_size, channel_order=channel_order
+    )  # fmt: skip
 
 
 # -------------------------------------------------------------------------------------------------- folders
 
 
-def open_folder(folder: Path) -> Opened:
-    """Opens a folder of timm or Hugging Face, of which its `config.json` decides.
+def open_folder(folder: Path, channel_order: str | None = None) -> Opened:
+    """Opens a folder of timm or Hugging Face, of which its `config.json` decides; see `open_foreign`.
 
     Raises:
         UserError: see `open_foreign`.
@@ -86,8 +92,11 @@ def open_folder(folder: Path) -> Opened:
     arrays = layout.prepare(description.rename(read_weights(weights)))
     keywords = description.keywords | sizes_of(description.target, arrays) | description.from_arrays(arrays)
     module = _build(description.target, layout, keywords, str(file))
-    task, batches = description.task, description.batches
+    order = settled_order(description.channel_order, channel_order, str(folder))
+    task, batches = description.task, with_channel_order(description.batches, order, str(folder))
     filled = _import(layout, module, arrays, (task, batches), f"{weights}, as {file} describes it")
+    if order != (description.channel_order or order):
+        _logger.warning("%s: says %s, took %s as asked", folder, description.channel_order, order)
     for line in description.notes:
         _logger.warning("%s: %s", file, line)
     return Opened(module, filled, task, batches, description.labels, str(folder))
@@ -120,6 +129,7 @@ def open_checkpoint(
     *,
     settings: Mapping[str, Any] | None = None,
     any_size: bool = False,
+    channel_order: str | None = None,
 ) -> Opened:
     """Opens a file of weights as the model of that name; the number of classes is the file's.
 
@@ -131,6 +141,7 @@ def open_checkpoint(
         layout: whose keys the file has.
         settings: of the module, where it is not quite the named one: `pool`, `use_class_token`, ...
         any_size: the file may be of another image size than the named model.
+        channel_order: see `open_foreign`.
 
     Raises:
         UserError: see `open_foreign`.
@@ -156,6 +167,8 @@ def open_checkpoint(
         except UserError as error:
             misfits.append(str(error))
             continue
+        order = settled_order(assumed_of(module).channel_order(candidate.name), channel_order, str(path))
+        batches = with_channel_order(batches, order, str(path))
         _logger.warning(
             "%s: in the layout of %s, %d classes without names; a file of weights does not say how pictures are "
             "prepared: assumed %s, mean %s, std %s",

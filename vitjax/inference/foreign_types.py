@@ -1,6 +1,6 @@
 """What a foreign folder says, in our terms, and what is opened."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,24 @@ import numpy as np
 
 from vitjax.errors import UserError
 
-__all__ = ["Arrays", "Description", "Opened", "need"]
+__all__ = [
+    "Arrays",
+    "Asked",
+    "Description",
+    "Holding",
+    "Opened",
+    "Parts",
+    "demand",
+    "left_after",
+    "need",
+    "one_if_equal",
+    "refuse_unknown",
+]
 
 Arrays = Mapping[str, np.ndarray]
+
+Parts = dict[str, dict[str, Any]]
+"""Name of a JSON file -> its content."""
 
 
 def _nothing(arrays: Arrays) -> dict[str, Any]:
@@ -37,6 +52,8 @@ class Description:
         rename: from the file's arrays to those that the layout names.
         from_arrays: keywords that only the arrays tell.
         notes: lines for the log: what the file leaves open or says twice.
+        channel_order: "rgb" or "bgr", what the weights expect; `None` where the file leaves it open and both are
+            found. The batches' transforms do not say it yet.
     """
 
     target: Callable[..., Any]
@@ -48,6 +65,47 @@ class Description:
     rename: Callable[[Arrays], Arrays] = _as_it_is
     from_arrays: Callable[[Arrays], dict[str, Any]] = _nothing
     notes: tuple[str, ...] = field(default=())
+    channel_order: str | None = "rgb"
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """What timm's `config.json` asks of a family of models.
+
+    Attributes:
+        target: makes the module.
+        arguments: timm's, of the file and of the architecture's name.
+        variant: keywords of the target by the architecture's name.
+        size: rows and columns of the pictures.
+        file: for messages.
+        notes: lines for the log, added to.
+    """
+
+    target: Callable[..., Any]
+    arguments: Mapping[str, Any]
+    variant: Mapping[str, Any]
+    size: tuple[int, int]
+    file: Path
+    notes: list[str]
+
+
+@dataclass(frozen=True, eq=False)
+class Holding:
+    """What is written.
+
+    Attributes:
+        module: a linen module.
+        arrays: gives its variables by path, numpy; called once the format is known to hold the module.
+        task: with mean and standard deviation.
+        batches: with the preparation of pictures.
+        labels: class names.
+    """
+
+    module: Any
+    arrays: Callable[[], Mapping[str, np.ndarray]]
+    task: Any
+    batches: Any
+    labels: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,3 +153,46 @@ def need(config: Mapping[str, Any], key: str, kind: type | tuple[type, ...], fil
         given = "is missing" if value is None else f"(={value!r:.60}) is a {type(value).__name__}"
         raise UserError(f"{file}: `{key}` {given}, expected {expected}")
     return value
+
+
+def left_after(
+    asked: Asked, without_effect: Sequence[str], must_be: Mapping[str, tuple[Any, ...]], in_training: Sequence[str]
+) -> dict[str, Any]:
+    """The arguments without those that change nothing here, once they have been found to change nothing.
+
+    Args:
+        asked: has the arguments.
+        without_effect: names of arguments that never change what given weights compute.
+        must_be: name -> values that leave out what the model here does not have; the first is the default.
+        in_training: names of arguments that act in training only; a note says that they are lost.
+
+    Raises:
+        UserError: one of `must_be` has another value.
+    """
+    left = {name: value for name, value in asked.arguments.items() if name not in without_effect or name in must_be}
+    for name, allowed in must_be.items():
+        value = left.pop(name, allowed[0])
+        if value not in allowed:
+            raise UserError(f"{asked.file}: `model_args.{name}` (={value!r}): only {allowed[0]!r} is known here")
+    lost = [name for name in in_training if left.pop(name, None)]
+    if lost:
+        asked.notes.append(f"of use in training only, and not taken over: {', '.join(lost)}")
+    return {name: value for name, value in left.items() if value is not None}
+
+
+def refuse_unknown(asked: Asked, names: Sequence[str]) -> None:
+    """Raises `UserError` for the first argument that nobody understood."""
+    if names:
+        raise UserError(f"{asked.file}: `model_args.{names[0]}` is unknown for this model here")
+
+
+def one_if_equal(size: Any) -> int | tuple[int, int]:
+    """A side for a square, (rows, columns) otherwise."""
+    rows, columns = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+    return rows if rows == columns else (rows, columns)
+
+
+def demand(condition: bool, message: str) -> None:
+    """Raises `UserError` with the message unless the condition holds; for what a format cannot express."""
+    if not condition:
+        raise UserError(message)

@@ -27,36 +27,42 @@ def open_any(
     packages: Sequence[str] = ("vitjax",),
     settings: Mapping[str, Any] | None = None,
     any_size: bool = False,
+    channel_order: str | None = None,
 ) -> Opened:
-    """Opens a model as it lies in its place; see `vitjax.load`, and `open_checkpoint` for the last two.
+    """Opens a model as it lies in its place; see `vitjax.load`, and `open_checkpoint` for the last three.
 
     Raises:
         UserError: there is no model, or it is damaged, unknown, or does not fit together.
     """
     text = str(path)
+    given: dict[str, Any] = {"settings": settings, "any_size": any_size, "channel_order": channel_order}
     if text.startswith(_HUB):
-        folder = open_repository(text.removeprefix(_HUB))
-        return open_foreign(folder, name=name, layout=layout, settings=settings, any_size=any_size)
+        return open_foreign(open_repository(text.removeprefix(_HUB)), name=name, layout=layout, **given)
     if "://" in text:
         raise UserError(f"{text}: give hf-hub:organisation/name, a published name, or the path of a downloaded file")
     place = Path(path)
     if not place.exists() and text in PUBLISHED:
-        return _open_published(text, layout, any_size)
+        return _open_published(text, layout, any_size, channel_order)
     bundle = _find_bundle(place)
     if bundle is not None:
+        if channel_order is not None:
+            raise UserError(f"{bundle}: a bundle has its preparation with it; leave out `channel_order`")
         return _open_bundle(bundle, packages)
     _check_place(place)
-    return open_foreign(place, name=name, layout=layout, settings=settings, any_size=any_size)
+    return open_foreign(place, name=name, layout=layout, **given)
 
 
-def _open_published(name: str, layout: str | None, any_size: bool) -> Opened:
+def _open_published(name: str, layout: str | None, any_size: bool, channel_order: str | None) -> Opened:
     """Weights by their published name; `layout` picks one of several sources."""
     published = find_published(name, layout)
     if published.source.startswith(_HUB):
         repository = published.source.removeprefix(_HUB)
         revision = f"@{published.revision}" if published.revision else ""
-        return open_foreign(open_repository(f"{repository}{revision}"))
-    return open_foreign(fetch(name, published), name=published.model, layout=published.layout, any_size=any_size)
+        return open_foreign(open_repository(f"{repository}{revision}"), channel_order=channel_order)
+    return open_foreign(
+        fetch(name, published), name=published.model, layout=published.layout, any_size=any_size,
+        channel_order=channel_order or published.channel_order or None,
+    )  # fmt: skip
 
 
 def _find_bundle(folder: Path) -> Path | None:

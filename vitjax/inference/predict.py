@@ -1,14 +1,15 @@
-"""From whatever a person calls a picture to batches of the model, and back to one row of scores per picture."""
+"""From whatever a person calls a picture to batches of the model, and back to one prediction per picture."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
+import jax
 import numpy as np
 from PIL import Image
 
-from vitjax.arrays import Array, Batch
+from vitjax.arrays import Batch, Tree
 from vitjax.data.images import BrokenExample
 from vitjax.data.loading import Shards
 from vitjax.data.sources import ImageList
@@ -37,12 +38,13 @@ def list_pictures(images: Any) -> list[Any]:
 
 
 class Pictures:
-    """An `ImageList` with the labels of a model, which remembers why a picture could not be read.
+    """An `ImageList` with the labels of a model, which remembers each picture's size, or why it could not be read.
 
     Attributes:
         images: what is read.
         labels: class names, as the batches ask for them.
         errors: reason by picture number, filled while reading.
+        sizes: (rows, columns) by picture number, filled while reading.
     """
 
     name = "predict"
@@ -51,13 +53,16 @@ class Pictures:
         self.images = images
         self.labels = labels
         self.errors: dict[int, str] = {}
+        self.sizes: dict[int, tuple[int, int]] = {}
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         try:
-            return self.images[index]
+            example = self.images[index]
+            self.sizes[index] = example["image"].shape[:2]
+            return example
         except BrokenExample as error:
             self.errors[index] = error.reason
             raise
@@ -92,21 +97,21 @@ def _trim_rows(batch: Batch) -> Batch:
     return {name: leaf[rows] for name, leaf in batch.items()}
 
 
-def score_pictures(
-    pictures: Pictures, batches: Any, forward: Callable[[Batch], Array]
-) -> Iterator[tuple[int, np.ndarray]]:
-    """Yields (number, scores) of every picture that can be read, in the order of the batches.
+def score_pictures(pictures: Pictures, batches: Any, forward: Callable[[Batch], Tree]) -> Iterator[tuple[int, Tree]]:
+    """Yields (number, prediction) of every picture that can be read, in the order of the batches.
 
     Args:
         pictures: what to score.
         batches: description of batches, without a source.
-        forward: from a batch to scores with the leading axes of the batch's `example`.
+        forward: from a batch to an array of scores, or a tree of arrays, with the leading axes of the batch's
+            `example`.
     """
     for batch in small_batches(pictures, batches):
-        scores = np.asarray(forward(batch))
         mask = batch["image_mask"]
-        for number, row in zip(batch["example"][mask].tolist(), scores[mask], strict=True):
-            if np.isfinite(row).all():
-                yield number, row
+        predictions = jax.tree.map(lambda leaf: np.asarray(leaf)[mask], forward(batch))  # noqa: B023, used at once
+        for row, number in enumerate(batch["example"][mask].tolist()):
+            prediction = jax.tree.map(lambda leaf: leaf[row], predictions)  # noqa: B023
+            if all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(prediction)):
+                yield number, prediction
             else:
                 pictures.errors[number] = "the model's answer is no finite number; is the picture's shape extreme?"

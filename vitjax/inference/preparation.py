@@ -17,11 +17,11 @@ from vitjax.data.batching import ImageBatches
 from vitjax.data.packing import PackedBatches
 from vitjax.data.sampling import TokenBudget
 from vitjax.data.sources import ImageList
-from vitjax.data.transforms import CentreCrop, Resize, ResizeShorterSide, evaluation_transforms
+from vitjax.data.transforms import CentreCrop, Resize, ResizeShorterSide, ReverseChannels
 from vitjax.errors import UserError
+from vitjax.inference.assumed import assumed_of
 from vitjax.inference.predict import Pictures, small_batches
 from vitjax.paths import flatten
-from vitjax.tasks.classification import Classification
 from vitjax.tasks.packed_classification import PackedClassification
 
 __all__ = [
@@ -54,9 +54,10 @@ def default_preparation(module: Any) -> tuple[Any, Any]:
             resolution=resolution,
         )
         return PackedClassification(), batches
-    rows, columns = image_shape_of(module)
-    transforms = evaluation_transforms(rows) if rows == columns else (Resize((rows, columns)),)
-    return Classification(), ImageBatches(source=None, transforms=transforms, batch_size=16)
+    assumed = assumed_of(module)
+    transforms = assumed.transforms(image_shape_of(module))
+    task = assumed.task(mean=assumed.mean, std=assumed.std)
+    return task, ImageBatches(source=None, transforms=transforms, batch_size=16)
 
 
 def image_shape_of(module: Any) -> tuple[int, int]:
@@ -86,9 +87,11 @@ def resized_batches(batches: Any, old: tuple[int, int], new: tuple[int, int]) ->
     if new[0] * old[1] == new[1] * old[0]:
         return replace(batches, transforms=tuple(grow(transform) for transform in batches.transforms))
     kinds = [transform.interpolation for transform in batches.transforms if hasattr(transform, "interpolation")]
-    if not all(isinstance(transform, Resize | ResizeShorterSide | CentreCrop) for transform in batches.transforms):
+    turned = tuple(transform for transform in batches.transforms if isinstance(transform, ReverseChannels))
+    known = Resize | ResizeShorterSide | CentreCrop | ReverseChannels
+    if not all(isinstance(transform, known) for transform in batches.transforms):
         raise UserError(f"`image_size` (={new}): the preparation {batches.transforms} cannot take another aspect ratio")
-    return replace(batches, transforms=(Resize(new, next(iter(kinds), "bicubic")),))
+    return replace(batches, transforms=(Resize(new, next(iter(kinds), "bicubic")), *turned))
 
 
 def numbered_labels(count: int) -> tuple[str, ...]:

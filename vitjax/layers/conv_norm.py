@@ -107,7 +107,7 @@ def fold_norms(variables: Mapping[str, Array], *, epsilon: float = 1e-5) -> dict
         epsilon: of the batch norms.
     """
     norms = [path.removesuffix("/mean") for path in variables if path.endswith("/norm/mean")]
-    folded = {path: leaf for path, leaf in variables.items()}
+    folded = dict(variables)
     for statistics in norms:
         params = statistics.replace("batch_stats/", "params/", 1)
         conv = f"{params.removesuffix('/norm')}/conv"

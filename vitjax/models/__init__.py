@@ -19,7 +19,20 @@ if TYPE_CHECKING:
 
 __all__ = ["create_model", "layouts_of", "list_models", "model_spec", "sizes_of", "variant_of"]
 
-_FILES = ("vit", "navit", "deepvit", "hybrid", "flexivit", "memory_vit")
+_FILES = (
+    "vit",
+    "navit",
+    "deepvit",
+    "hybrid",
+    "flexivit",
+    "memory_vit",
+    "efficientvit",
+    "deeplab",
+    "ssdlite",
+    "mobilevit",
+    "mobilevit_v2",
+    "resnet",
+)
 """Files of this package with `VARIANTS` (name -> keywords) and `MODEL` (what takes them)."""
 
 
@@ -75,8 +88,10 @@ def layouts_of(model: Any) -> "tuple[Layout, ...]":
     parts = (getattr(model, name) for name in type(model).__dataclass_fields__)
     files = [getattr(getattr(part, "func", part), "__module__", None) for part in parts if callable(part)]
     own = type(model).__module__
-    made_elsewhere = [file for file in files if file and file != own and file.startswith(f"{__name__}.")]
-    return next((found for file in made_elsewhere if (found := _layouts_in(file))), _layouts_in(own))
+    others = [file for file in files if file and file != own and file.startswith(f"{__name__}.")]
+    # Where a file's `MODEL` is a class, its parts are only borrowed: a trunk below another head is another model.
+    makers = [file for file in others if inspect.isfunction(getattr(importlib.import_module(file), "MODEL", None))]
+    return next((found for file in makers if (found := _layouts_in(file))), _layouts_in(own))
 
 
 def sizes_of(target: Callable[..., Any], arrays: "Mapping[str, np.ndarray]") -> dict[str, Any]:

@@ -181,6 +181,8 @@ class ViT(nn.Module):
         attention_dropout_rate: of attention probabilities.
         drop_path_rate: of the last block; rises linearly from 0 at the first.
         remat: recompute each block in the backward pass instead of keeping its insides.
+        channel_sizes: of a model pruned by `vitjax.transfer.pruning`: ((place and unit, size), ...), such as
+            `("block_3/hidden", 96)`, or "query" (the keys' too) and "value", of all heads together.
         attention_implementation: see `vitjax.ops.attention.select_dense_attention`.
         dtype: compute type, "float32" or "bfloat16"; parameters, norms and softmax are float32.
     """
@@ -207,6 +209,7 @@ class ViT(nn.Module):
     attention_dropout_rate: float = 0.0
     drop_path_rate: float = 0.0
     remat: bool = False
+    channel_sizes: tuple[tuple[str, int], ...] = ()
     attention_implementation: str = "auto"
     dtype: str = "float32"
 
@@ -293,7 +296,9 @@ class ViT(nn.Module):
         drops_attention = train and self.attention_dropout_rate > 0
         # Under `remat` a block is traced twice as often, but takes its arguments the same way; 4 is `train`.
         block = nn.remat(Block, static_argnums=(4,)) if self.remat else Block
+        sizes, heads = dict(self.channel_sizes), self.num_heads
         for number in range(self.depth):
+            place = f"block_{number}"
             attend = attend_images(
                 num_images,
                 dropout_rate=self.attention_dropout_rate,
@@ -302,11 +307,17 @@ class ViT(nn.Module):
             )
             tokens = block(
                 attention=functools.partial(
-                    SelfAttention, num_heads=self.num_heads, use_qkv_bias=self.use_qkv_bias, dtype=self.dtype
+                    SelfAttention,
+                    num_heads=heads,
+                    head_size=sizes.get(f"{place}/query", self.width) // heads,
+                    value_size=sizes.get(f"{place}/value", self.width) // heads,
+                    scale=(self.width // heads) ** -0.5,
+                    use_qkv_bias=self.use_qkv_bias,
+                    dtype=self.dtype,
                 ),
                 mlp=functools.partial(
                     MLP,
-                    width=self.mlp_width,
+                    width=sizes.get(f"{place}/hidden", self.mlp_width),
                     activation=self.activation,
                     dropout_rate=self.dropout_rate,
                     dtype=self.dtype,
@@ -314,9 +325,9 @@ class ViT(nn.Module):
                 norm=functools.partial(LayerNorm, epsilon=self.norm_epsilon, dtype=self.dtype),
                 dropout_rate=self.dropout_rate,
                 drop_path_rate=self.drop_path_rate * number / max(self.depth - 1, 1),
-                name=f"block_{number}",
+                name=place,
             )(tokens, attend, images, train)
-            self.sow("intermediates", f"block_{number}_output", tokens.reshape(num_images, -1, self.width))
+            self.sow("intermediates", f"{place}_output", tokens.reshape(num_images, -1, self.width))
         return tokens
 
     def _classify(self, pooled: Array) -> Array:

@@ -153,7 +153,7 @@ def _read(loop: _Loop, window: Window, step: int, result: StepResult, current: F
     if not read.finite:
         _stop_nonfinite(loop, step, read, current)
     metrics = {name: (float(total), float(count)) for name, (total, count) in read.metrics.items()}
-    window.add(metrics, timed=step > loop.start + 1)
+    window.add(metrics, int(read.images), timed=step > loop.start + 1)
     loop.log.advance()
     loop.log.examples(step, current.examples)
     settings = loop.parts.settings

@@ -53,6 +53,7 @@ def start_from(state: TrainState, given: Mapping[str, Any]) -> tuple[TrainState,
         params=put("params/", state.params),
         collections=put("", state.collections),
         ema_params=None if state.ema_params is None else put("params/", state.ema_params),
+        ema_collections=None if state.ema_collections is None else put("", state.ema_collections),
     )
     return begun, line
 

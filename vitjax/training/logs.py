@@ -30,19 +30,19 @@ class Window:
 
     def __init__(self):
         self._totals: dict[str, tuple[float, float]] = {}
-        self._examples = 0.0
+        self._images = 0
         self._steps = 0
         self._wait = 0.0
         self._began = time.perf_counter()
         self._paused = 0.0
 
-    def add(self, metrics: dict[str, tuple[float, float]], *, timed: bool = True) -> None:
-        """Takes the (sum, count) pairs of one step; one that was compiled before this window began is not timed."""
+    def add(self, metrics: dict[str, tuple[float, float]], images: int, *, timed: bool = True) -> None:
+        """Takes (sum, count) pairs and images of a step; one that was compiled before this window is not timed."""
         for name, (total, count) in metrics.items():
             old = self._totals.get(name, (0.0, 0.0))
             self._totals[name] = (old[0] + total, old[1] + count)
         if timed:
-            self._examples += metrics["loss"][1]
+            self._images += images
             self._steps += 1
 
     def wait(self, seconds: float) -> None:
@@ -58,7 +58,7 @@ class Window:
         seconds = max(time.perf_counter() - self._began - self._paused, 1e-9)
         means = {name: total / count for name, (total, count) in self._totals.items() if count}
         return means | {
-            "images_per_second": self._examples / seconds,
+            "images_per_second": self._images / seconds,
             "seconds_per_step": seconds / max(self._steps, 1),
             "data_wait": min(1.0, self._wait / seconds),
         }

@@ -40,7 +40,7 @@ class RunSummary:
 
 
 def first_lines(parts: Parts, programs: Programs, batch: Batch) -> Iterator[str]:
-    """Device, mesh, what the model says of itself (`describe(**inputs)`), parameters, shapes; data and folder."""
+    """Device, mesh, shapes, data, folder, and what model and batches `describe` of themselves."""
     from importlib.metadata import version
 
     devices = parts.mesh.devices.flatten()
@@ -57,6 +57,9 @@ def first_lines(parts: Parts, programs: Programs, batch: Batch) -> Iterator[str]
         f"{parts.train.num_examples} training and {parts.evaluation.num_examples} evaluation examples, "
         f"{parts.settings.steps} steps; run folder {parts.folder.root}"
     )
+    describe_batches = getattr(parts.train, "describe", None)
+    if describe_batches is not None:
+        yield describe_batches()
 
 
 def _shape(leaf: Tree) -> str:

@@ -171,6 +171,7 @@ def make_optimizer(
     decay_rules: Rules,
     rate_rules: Rules,
     clip_norm: float | int | None,
+    adaptive_clip: float | None = None,
 ) -> optax.GradientTransformation:
     """Clip, direction, decay, rates, learning rate; frozen parameters get zeros and no moments.
 
@@ -181,6 +182,8 @@ def make_optimizer(
         decay_rules: multipliers of `settings.weight_decay`.
         rate_rules: multipliers of the learning rate; 0 freezes.
         clip_norm: largest global norm of the trained parameters' gradients, or `None`.
+        adaptive_clip: largest norm of each output's gradients in units of the norm of its weights, or `None` (Brock et
+            al. 2021, arXiv:2102.06171, eq. 3).
 
     Raises:
         UserError: a setting is out of range, or rules leave parameters uncovered (all are listed).
@@ -191,12 +194,15 @@ def make_optimizer(
         )
     if clip_norm is not None and clip_norm <= 0:
         raise UserError(f"`clip_norm={clip_norm}`: expected a positive number, or None for no clipping")
+    if adaptive_clip is not None and adaptive_clip <= 0:
+        raise UserError(f"`adaptive_clip={adaptive_clip}`: expected a positive number, or None for no clipping")
     paths = flatten(params)
     decays = first_match(decay_rules, paths, setting="decay_rules")
     rates = first_match(rate_rules, paths, setting="rate_rules")
     trained = trained_paths(params, rate_rules)
     chain = optax.chain(
         optax.identity() if clip_norm is None else optax.clip_by_global_norm(clip_norm),
+        optax.identity() if adaptive_clip is None else optax.adaptive_grad_clip(adaptive_clip),
         settings.direction(),
         _add_decay(settings.weight_decay, decays),
         _scale_paths(rates),

@@ -148,6 +148,7 @@ def make_programs(parts: Parts, batch: Batch) -> Programs:
         decay_rules=settings.decay_rules,
         rate_rules=settings.rate_rules,
         clip_norm=settings.clip_norm,
+        adaptive_clip=settings.adaptive_clip,
     )
 
     def make_state() -> TrainState:

@@ -14,7 +14,7 @@ __all__ = ["Settings", "fill_num_classes", "read_settings"]
 
 _POSITIVE = ("steps", "accumulate_steps", "log_every", "evaluate_every", "checkpoint_every", "keep_checkpoints")
 _SPECS = ("model", "task", "train", "evaluation", "optimizer", "schedule")
-_OPTIONAL = ("log_examples", "initial")
+_OPTIONAL = ("log_examples", "initial", "adaptive_clip")
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class Settings:
     Attributes:
         initial: spec of a callable (module, {path: shape}) -> {path: array}, the weights to start from; configs may
             leave it out.
+        adaptive_clip: see `make_optimizer`; configs may leave it out.
         log_examples: whether `examples.jsonl` gets the ids of every step's examples; configs may leave it out.
         best_metric: name of an evaluation score; `-name` if smaller is better.
     """
@@ -51,6 +52,7 @@ class Settings:
     best_metric: str
     log_examples: bool = False
     initial: ConfigDict | None = None
+    adaptive_clip: float | None = None
 
     @property
     def best_name(self) -> str:

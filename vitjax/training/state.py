@@ -11,7 +11,14 @@ import optax
 from vitjax.arrays import Batch, Tree
 from vitjax.tasks.task import Task
 
-__all__ = ["TrainState", "abstract_variables", "count_parameters", "evaluation_variables", "initial_state"]
+__all__ = [
+    "TrainState",
+    "abstract_variables",
+    "count_parameters",
+    "evaluation_variables",
+    "initial_state",
+    "moving_average",
+]
 
 
 @flax.struct.dataclass
@@ -24,6 +31,7 @@ class TrainState:
         collections: the model's other variables, such as batch statistics; empty for most models.
         opt_state: the optimizer's.
         ema_params: moving average of the parameters, or `None`.
+        ema_collections: of `collections`, numbers that are not floats being the last ones; or `None`.
         halted: bool scalar; set by the first non-finite loss or gradient, after which no step changes anything.
     """
 
@@ -32,6 +40,7 @@ class TrainState:
     collections: Tree
     opt_state: Tree
     ema_params: Tree
+    ema_collections: Tree
     halted: Any
 
 
@@ -68,14 +77,29 @@ def initial_state(
         collections=collections,
         opt_state=optimizer.init(params),
         ema_params=jax.tree.map(jnp.copy, params) if ema else None,
+        ema_collections=jax.tree.map(jnp.copy, collections) if ema else None,
         halted=jnp.zeros((), bool),
     )
 
 
 def evaluation_variables(state: TrainState) -> dict[str, Any]:
-    """The model's variables as they are evaluated and kept: averaged parameters where there are any."""
-    params = state.params if state.ema_params is None else state.ema_params
-    return {"params": params, **state.collections}
+    """The model's variables as they are evaluated and kept: averages where there are any.
+
+    Batch statistics are averaged with the parameters that they belong to, as in MobileViT's training.
+    """
+    if state.ema_params is None:
+        return {"params": state.params, **state.collections}
+    return {"params": state.ema_params, **state.ema_collections}
+
+
+def moving_average(average: Tree, new: Tree, decay: float | jax.Array) -> Tree:
+    """`decay · average + (1 - decay) · new` for floats, the new ones for other leaves."""
+
+    def move(old: jax.Array, latest: jax.Array) -> jax.Array:
+        floats = jnp.issubdtype(latest.dtype, jnp.floating)
+        return decay * old + (1.0 - decay) * latest if floats else latest
+
+    return jax.tree.map(move, average, new)
 
 
 def count_parameters(params: Tree) -> int:

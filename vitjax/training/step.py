@@ -13,7 +13,7 @@ from vitjax.arrays import Array, Batch, Tree
 from vitjax.paths import map_with_path
 from vitjax.tasks.task import Metrics, Task
 from vitjax.training.schedules import Multiplier
-from vitjax.training.state import TrainState
+from vitjax.training.state import TrainState, moving_average
 
 __all__ = ["StepResult", "make_train_step", "split_batch"]
 
@@ -24,6 +24,7 @@ class StepResult:
 
     Attributes:
         metrics: name to (sum, count), over the whole batch.
+        images: of the batch, without padding; a loss may count something else, such as pixels.
         loss: what was minimised.
         gradient_norm: over the trained parameters, before clipping.
         learning_rate: of this step.
@@ -31,6 +32,7 @@ class StepResult:
     """
 
     metrics: Any
+    images: Any
     loss: Any
     gradient_norm: Any
     learning_rate: Any
@@ -60,7 +62,7 @@ def make_train_step(
         seed: all keys are folded from (seed, step).
         data_shards: of the mesh; see `split_batch`.
         accumulate_steps: the gradient is summed over this many parts of the batch, one after the other.
-        ema_decay: of the moving average of the parameters, or `None` for none.
+        ema_decay: of the moving average of parameters and collections, or `None` for none.
     """
 
     def loss_and_gradient(
@@ -119,14 +121,20 @@ def make_train_step(
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         params = map_with_path(lambda path, after, before: after if trained[path] else before, params, state.params)
-        ema_params = state.ema_params
+        ema_params, ema_collections = state.ema_params, state.ema_collections
         if ema_decay is not None:
-            ema_params = optax.incremental_update(params, ema_params, 1.0 - ema_decay)
+            ema_params = moving_average(ema_params, params, ema_decay)
+            # Batch statistics begin as numbers that no batch had (variance 1), and those after them hold a share of it:
+            # all that must fade at once, so their average begins short, as TensorFlow's does with `num_updates`.
+            decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
+            ema_collections = moving_average(ema_collections, collections, decay)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         go = finite & ~state.halted
-        new = TrainState(state.step + 1, params, collections, opt_state, ema_params, state.halted)
+        new = TrainState(state.step + 1, params, collections, opt_state, ema_params, ema_collections, state.halted)
         new = jax.tree.map(lambda after, before: jnp.where(go, after, before), new, state)
-        result = StepResult(metrics, loss, norm, jnp.asarray(learning_rate(state.step), jnp.float32), finite)
+        images = jnp.sum(batch["image_mask"], dtype=jnp.int32)
+        rate = jnp.asarray(learning_rate(state.step), jnp.float32)
+        result = StepResult(metrics, images, loss, norm, rate, finite)
         return new.replace(halted=~go), result
 
     return train_step

@@ -160,7 +160,10 @@ def _open_backbone(bundle: Bundle) -> MemoryViT:
         return _rebuilt(module, base_classes=module.classes[BASE])
     if not isinstance(module, ViT):
         raise UserError(f"attach: memory is added to a ViT, not to a {type(module).__name__}")
-    settings = {field.name: getattr(module, field.name) for field in dataclasses.fields(module)}
+    if module.channel_sizes:
+        raise UserError("attach: memory is added to a ViT with all its channels, this one is pruned (`channel_sizes`)")
+    names = [field.name for field in dataclasses.fields(module) if field.name != "channel_sizes"]
+    settings = {name: getattr(module, name) for name in names}
     return MemoryViT(**{**settings, "base_classes": module.num_classes, "parent": None})
 
 

@@ -186,6 +186,8 @@ def _backbone(folder: str) -> ConfigDict:
 def _with_memory(folder: str, **keywords: Any) -> ConfigDict:
     settings = dict(_backbone(folder))
     target = settings.pop("target")
+    if not settings.get("channel_sizes"):  # a pruned ViT cannot have memory, any other has no word for it
+        settings.pop("channel_sizes", None)
     try:
         return spec(MemoryViT, **{**settings, **keywords})
     except UserError as error:

@@ -4,7 +4,8 @@ No hash stands here: the first download's is recorded in the user's cache (`weig
 and the same holds for the commit of a repository whose revision is not given.
 
 Sources: the buckets of google-research/vision_transformer (README, "Available ViT models" and AugReg), the table of
-published checkpoints of big_vision's FlexiViT, timm's repositories on the Hugging Face hub, DeepViT's README.
+published checkpoints of big_vision's FlexiViT, timm's repositories on the Hugging Face hub, DeepViT's README, the model
+zoo of apple/ml-cvnets, the README of EfficientViT's authors.
 NaViT and learnable-memory ViT have no published weights.
 """
 
@@ -35,6 +36,8 @@ class Published:
         revision: commit; empty where it is pinned at the first download.
         licence: SPDX name, as the source states it.
         by_hand: the source is a page; nothing can be downloaded from it by a program.
+        channel_order: "rgb" or "bgr", of pictures, where files in this layout are found with both; a folder says it
+            itself.
     """
 
     model: str
@@ -43,6 +46,7 @@ class Published:
     revision: str = ""
     licence: str = "Apache-2.0"
     by_hand: bool = False
+    channel_order: str = ""
 
 
 _TIMM: Mapping[str, str] = {
@@ -75,6 +79,18 @@ _TIMM: Mapping[str, str] = {
     "vit_base_r50_s16_384": "orig_in21k_ft_in1k",
     "vit_large_r50_s32_224": "augreg_in21k augreg_in21k_ft_in1k",
     "vit_large_r50_s32_384": "augreg_in21k_ft_in1k",
+    **{f"mobilevit_{size}": "cvnets_in1k" for size in ("xxs", "xs", "s")},
+    **{f"mobilevitv2_{width}": "cvnets_in1k" for width in ("050", "075", "100", "125")},
+    **{
+        f"mobilevitv2_{width}": "cvnets_in1k cvnets_in22k_ft_in1k cvnets_in22k_ft_in1k_384"
+        for width in ("150", "175", "200")
+    },
+    **{f"efficientvit_m{number}": "r224_in1k" for number in range(6)},
+    "resnet50": (
+        "a1_in1k a1h_in1k a2_in1k a3_in1k b1k_in1k b2k_in1k c1_in1k c2_in1k d_in1k ram_in1k am_in1k ra_in1k bt_in1k "
+        "tv_in1k tv2_in1k"
+    ),
+    "resnet101": "a1h_in1k a1_in1k a2_in1k a3_in1k tv_in1k tv2_in1k",
     "flexivit_small": "1200ep_in1k 600ep_in1k 300ep_in1k",
     "flexivit_base": "1200ep_in1k 600ep_in1k 300ep_in1k 1000ep_in21k 300ep_in21k",
     "flexivit_large": "1200ep_in1k 600ep_in1k 300ep_in1k",
@@ -93,7 +109,33 @@ _HUGGINGFACE: Mapping[str, str] = {
     "google/vit-large-patch16-224-in21k": "vit_large_patch16_224",
     "google/vit-large-patch32-224-in21k": "vit_large_patch32_224",
     "google/vit-huge-patch14-224-in21k": "vit_huge_patch14_224",
+    "apple/mobilevit-xx-small": "mobilevit_xxs",
+    "apple/mobilevit-x-small": "mobilevit_xs",
+    "apple/mobilevit-small": "mobilevit_s",
+    "apple/mobilevitv2-1.0-imagenet1k-256": "mobilevitv2_100",
+    "apple/deeplabv3-mobilevit-xx-small": "deeplabv3_mobilevit_xxs",
+    "apple/deeplabv3-mobilevit-x-small": "deeplabv3_mobilevit_xs",
+    "apple/deeplabv3-mobilevit-small": "deeplabv3_mobilevit_s",
+    "apple/mobilevitv2-1.0-voc-deeplabv3": "deeplabv3_mobilevitv2_100",
+    "microsoft/resnet-50": "resnet50",
+    "microsoft/resnet-101": "resnet101",
 }
+
+_LICENCES: Mapping[str, str] = {
+    # Beginning of a model's name -> licence of its weights, where it is not that of ViT's; "cvnets-license" is timm's
+    # word for the one in apple/ml-cvnets.
+    "mobilevit": "cvnets-license",
+    "deeplabv3_mobilevit": "cvnets-license",
+    "efficientvit_m": "MIT",
+}
+_LICENCES_OF: Mapping[str, str] = {
+    f"resnet{depth}.{tag}": "BSD-3-Clause" for depth in (50, 101) for tag in ("tv_in1k", "tv2_in1k")
+}
+
+_CVNETS = "https://docs-assets.developer.apple.com/ml-research/models"
+_CVNETS_V1 = "cvnets/classification"
+_CVNETS_V2 = "cvnets-v2/classification/mobilevitv2"
+_CREAM = "https://github.com/xinyuliu-jeffrey/EfficientViT_Model_Zoo/releases/download/v1.0"
 
 _BUCKET = "https://storage.googleapis.com/vit_models"
 _AUGREG: tuple[tuple[str, str, str, str, Mapping[int, str]], ...] = (
@@ -133,9 +175,11 @@ _DEEPVIT = "https://github.com/zhoudaquan/dvit_repo"
 def _entries() -> Iterator[tuple[str, Published]]:
     for model, tags in _TIMM.items():
         for tag in tags.split():
-            yield f"{model}.{tag}", Published(model, f"hf-hub:timm/{model}.{tag}", "timm")
+            name = f"{model}.{tag}"
+            yield name, Published(model, f"hf-hub:timm/{name}", "timm", licence=_licence(name))
     for name, model in _HUGGINGFACE.items():
-        yield name, Published(model, f"hf-hub:{name}", "huggingface")
+        yield name, Published(model, f"hf-hub:{name}", "huggingface", licence=_licence(model))
+    yield from _mobile_entries()
     for model, data, start, regularisation, rates in _AUGREG:
         stem = f"{_BUCKET}/augreg/{start}-300ep-lr_0.001-aug_{regularisation}"
         for size, rate in rates.items():
@@ -150,6 +194,32 @@ def _entries() -> Iterator[tuple[str, Published]]:
         yield name, Published(name.partition(".")[0], _FLEXIVIT + file, "big_vision")
     for model in ("deepvit_s", "deepvit_l", "deepvit_l_384"):
         yield f"{model}.authors", Published(model, _DEEPVIT, "authors", by_hand=True)
+
+
+def _licence(name: str) -> str:
+    found = [licence for start, licence in _LICENCES.items() if name.startswith(start)]
+    return _LICENCES_OF.get(name, found[0] if found else "Apache-2.0")
+
+
+def _mobile_entries() -> Iterator[tuple[str, Published]]:
+    """Files of the authors; those of MobileViT's first release read pictures with OpenCV."""
+    for size in ("xxs", "xs", "s"):
+        model = f"mobilevit_{size}"
+        place = f"{_CVNETS}/{_CVNETS_V1}/{model}.pt"
+        licence = _licence(model)
+        yield f"{model}.cvnets_in1k", Published(model, place, "authors", licence=licence, channel_order="bgr")
+    for percent in (50, 75, 100, 125, 150, 175, 200):
+        model, file = f"mobilevitv2_{percent:03}", f"mobilevitv2-{percent / 100}.pt"
+        folders = {"cvnets_in1k": ("", "imagenet1k/256x256")}
+        if percent >= 150:
+            folders["cvnets_in22k_ft_in1k"] = ("", "imagenet21k_to_1k/256x256")
+            folders["cvnets_in22k_ft_in1k_384"] = ("_384", "imagenet21k_to_1k/384x384")
+        for tag, (suffix, folder) in folders.items():
+            place = f"{_CVNETS}/{_CVNETS_V2}/{folder}/{file}"
+            yield f"{model}.{tag}", Published(f"{model}{suffix}", place, "authors", licence=_licence(model))
+    for number in range(6):
+        model = f"efficientvit_m{number}"
+        yield f"{model}.r224_in1k", Published(model, f"{_CREAM}/{model}.pth", "authors", licence=_licence(model))
 
 
 def _table() -> dict[str, tuple[Published, ...]]:

@@ -1,0 +1,138 @@
+"""Average precision and recall of boxes as COCO defines them, computed by pycocotools.
+
+Microsoft COCO: Common Objects in Context. Lin et al., 2014. https://arxiv.org/abs/1405.0312, and
+https://cocodataset.org/#detection-eval.
+"""
+
+import contextlib
+import io
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from vitjax.errors import UserError
+
+__all__ = ["NUMBERS", "CocoBoxes"]
+
+NUMBERS = (
+    "AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large",
+    "AR1", "AR10", "AR100", "AR_small", "AR_medium", "AR_large",
+)  # fmt: skip
+"""The twelve numbers of COCO's summary in its order: AP over IoU 0.50...0.95; at 0.50; at 0.75; by size of the object
+(below 32², to 96², above, in pixels); recall with 1, 10 and 100 detections of an image; recall by size."""
+
+
+class CocoBoxes:
+    """Gathers the boxes of an evaluation, image by image, and scores them.
+
+    What is kept are the boxes, 48 or 56 bytes each; `numbers` needs pycocotools, which makes a dict of each.
+    """
+
+    def __init__(self):
+        self._images: list[int] = []
+        self._found: list[np.ndarray] = []
+        self._truth: list[np.ndarray] = []
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def add(
+        self,
+        image: int,
+        boxes_xyxy_pixels: Float[np.ndarray, "found 4"],
+        scores: Float[np.ndarray, "found"],
+        labels: Int[np.ndarray, "found"],
+        *,
+        truth_xyxy_pixels: Float[np.ndarray, "n 4"],
+        truth_labels: Int[np.ndarray, "n"],
+        crowd: Bool[np.ndarray, "n"] | None = None,
+        area: Float[np.ndarray, "n"] | None = None,
+    ) -> None:
+        """Takes one image's detections and truth.
+
+        Args:
+            image: its number.
+            boxes_xyxy_pixels: detections.
+            scores: of each.
+            labels: class numbers of each.
+            truth_xyxy_pixels: objects.
+            truth_labels: class numbers of each.
+            crowd: boxes around many objects, in which detections are neither right nor wrong; none if not given.
+            area: of the objects in pixels, which makes them small or large; that of the boxes if not given.
+        """
+        found, truth = _xywh(boxes_xyxy_pixels), _xywh(truth_xyxy_pixels)
+        area = truth[:, 2] * truth[:, 3] if area is None else area
+        crowd = np.zeros(len(truth), bool) if crowd is None else crowd
+        self._images.append(image)
+        self._found.append(np.column_stack([found, scores, labels]))
+        self._truth.append(np.column_stack([truth, area, crowd, truth_labels]))
+
+    def numbers(self) -> dict[str, float]:
+        """`NUMBERS` in 0...1; -1, as in pycocotools, for a number that no object has a say in.
+
+        Raises:
+            UserError: pycocotools is not installed, or an image was added twice.
+        """
+        evaluation = self._evaluated()
+        with contextlib.redirect_stdout(io.StringIO()):
+            evaluation.summarize()
+        return dict(zip(NUMBERS, map(float, evaluation.stats), strict=True))
+
+    def class_precision(self) -> dict[int, float]:
+        """AP of each class that has objects."""
+        evaluation = self._evaluated()
+        precision = evaluation.eval["precision"][:, :, :, 0, -1]  # IoU, recall, class; all sizes, 100 detections
+        means = {
+            number: precision[:, :, place][precision[:, :, place] > -1]
+            for place, number in enumerate(evaluation.params.catIds)
+        }
+        return {int(number): float(values.mean()) for number, values in means.items() if values.size}
+
+    def _evaluated(self) -> Any:
+        try:
+            from pycocotools.coco import COCO
+            from pycocotools.cocoeval import COCOeval
+        except ImportError as error:
+            raise UserError("average precision needs pycocotools: pip install pycocotools") from error
+        if len(set(self._images)) != len(self._images):
+            twice = next(image for image in self._images if self._images.count(image) > 1)
+            raise UserError(f"average precision: image {twice} was added twice; each is scored once")
+        classes = {int(row[-1]) for rows in (*self._found, *self._truth) for row in rows}
+        shared = {
+            "info": {},
+            "images": [{"id": image} for image in self._images],
+            "categories": [{"id": number, "name": str(number)} for number in sorted(classes)],
+        }
+        truth: Any = COCO()
+        found: Any = COCO()
+        truth.dataset = {**shared, "annotations": list(self._annotations(self._truth, _truth_entry))}
+        found.dataset = {**shared, "annotations": list(self._annotations(self._found, _found_entry))}
+        with contextlib.redirect_stdout(io.StringIO()):
+            truth.createIndex()
+            found.createIndex()
+            evaluation = COCOeval(truth, found, "bbox")
+            evaluation.evaluate()
+            evaluation.accumulate()
+        return evaluation
+
+    def _annotations(self, images: list[np.ndarray], entry: Any) -> Iterator[dict[str, Any]]:
+        number = 0
+        for image, rows in zip(self._images, images, strict=True):
+            for row in rows.tolist():
+                number += 1  # from 1: to pycocotools 0 means "not matched"
+                yield {"id": number, "image_id": image, "bbox": row[:4], "category_id": int(row[-1])} | entry(row)
+
+
+def _truth_entry(row: list[float]) -> dict[str, Any]:
+    return {"area": row[4], "iscrowd": int(row[5]), "ignore": 0}
+
+
+def _found_entry(row: list[float]) -> dict[str, Any]:
+    return {"area": row[2] * row[3], "iscrowd": 0, "score": row[4]}
+
+
+def _xywh(boxes_xyxy: np.ndarray) -> np.ndarray:
+    boxes = np.asarray(boxes_xyxy, np.float64)
+    return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
