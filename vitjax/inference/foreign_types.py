@@ -9,6 +9,7 @@ import flax.linen as nn
 import numpy as np
 
 from vitjax.errors import UserError
+from vitjax.weights.layouts import Arrays, as_it_is
 
 __all__ = [
     "Arrays",
@@ -24,7 +25,6 @@ __all__ = [
     "refuse_unknown",
 ]
 
-Arrays = Mapping[str, np.ndarray]
 
 Parts = dict[str, dict[str, Any]]
 """Name of a JSON file -> its content."""
@@ -32,10 +32,6 @@ Parts = dict[str, dict[str, Any]]
 
 def _nothing(arrays: Arrays) -> dict[str, Any]:
     return {}
-
-
-def _as_it_is(arrays: Arrays) -> Arrays:
-    return arrays
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +58,7 @@ class Description:
     task: Any
     batches: Any
     labels: tuple[str, ...]
-    rename: Callable[[Arrays], Arrays] = _as_it_is
+    rename: Callable[[Arrays], Arrays] = as_it_is
     from_arrays: Callable[[Arrays], dict[str, Any]] = _nothing
     notes: tuple[str, ...] = field(default=())
     channel_order: str | None = "rgb"

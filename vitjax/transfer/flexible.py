@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from vitjax.data.transforms import pair
 from vitjax.errors import UserError
 from vitjax.inference.opening import open_any
 from vitjax.ops.patches import resize_patch_kernel
@@ -49,7 +50,7 @@ def student_weights(
     positions: Any = module.positions(parent=None)
     patch: Any = teacher.patch_size  # type: ignore[attr-defined]
     kernel = arrays[_KERNEL].reshape(patch, patch, -1, arrays[_KERNEL].shape[-1])
-    resized = resize_patch_kernel(kernel, _sides(embedding.kernel_size))
+    resized = resize_patch_kernel(kernel, pair(embedding.kernel_size))
     arrays[_KERNEL] = np.asarray(resized).reshape(-1, kernel.shape[-1])
     rows, columns = teacher.grid  # type: ignore[attr-defined]
     table = arrays[_TABLE]
@@ -57,12 +58,8 @@ def student_weights(
     if prefix:
         arrays[_TOKEN] = arrays[_TOKEN] + table[:prefix].reshape(arrays[_TOKEN].shape)
     grid = table[prefix:].reshape(rows, columns, -1)
-    arrays[_TABLE] = np.asarray(resample_corners(grid, _sides(positions.position_grid))).reshape(-1, grid.shape[-1])
+    arrays[_TABLE] = np.asarray(resample_corners(grid, pair(positions.position_grid))).reshape(-1, grid.shape[-1])
     return _fitting(arrays, shapes, path)
-
-
-def _sides(size: int | tuple[int, int]) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
 def _fitting(arrays: dict[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], path: str) -> dict[str, np.ndarray]:

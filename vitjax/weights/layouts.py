@@ -8,12 +8,14 @@ import numpy as np
 
 from vitjax.weights.rules import Table
 
-__all__ = ["Layout"]
+__all__ = ["Arrays", "Layout", "as_it_is"]
 
 Arrays = Mapping[str, np.ndarray]
+"""What a file of weights holds, by key."""
 
 
-def _as_it_is(arrays: Arrays) -> Arrays:
+def as_it_is(arrays: Arrays) -> Arrays:
+    """The same arrays."""
     return arrays
 
 
@@ -33,4 +35,4 @@ class Layout:
     name: str
     rules: Callable[[Any], Table]
     settings: Mapping[str, Any] = field(default_factory=dict)
-    prepare: Callable[[Arrays], Arrays] = _as_it_is
+    prepare: Callable[[Arrays], Arrays] = as_it_is
