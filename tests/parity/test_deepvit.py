@@ -1,6 +1,7 @@
 """DeepViT against vit-pytorch and against the authors' form in torch's layers, in evaluation and in training."""
 
 import copy
+import itertools
 
 import jax
 import numpy as np
@@ -73,13 +74,30 @@ def train_reference(module, batches, factors, dtype):
     return [each.detach().numpy() for each in logits], gradients, state_of(module)
 
 
+def clear_of_corners(module, images):
+    """Whether every ReLU's input is further from zero than rounding reaches.
+
+    At zero the gradient jumps, and two correct float32 programs would take different sides of it.
+    """
+    import torch
+
+    seen = {torch.float32: [], torch.float64: []}
+    for dtype, inputs in seen.items():
+        copied = copy.deepcopy(module).to(dtype).train()
+        for norm in (copied.patch_embed.bn1, copied.patch_embed.bn2):
+            norm.register_forward_hook(lambda module, given, made, inputs=inputs: inputs.append(made.detach().double()))
+        copied.stages(torch.tensor(images, dtype=dtype).permute(0, 3, 1, 2))
+    return all(x.abs().min() > 10 * (x - y).abs().max() for x, y in zip(*seen.values(), strict=True))
+
+
 def test_training_mode_running_statistics_included():
     import torch
 
     reference, model = as_small()
     rules, shapes = layout("authors").rules(model), variable_shapes(model)
-    batches = [draw_images(seed, batch=4)["images"] for seed in (0, 1)]
-    factors = np.random.default_rng(2).normal(size=(4, 7)).astype(np.float32)
+    draws = (draw_images(seed, batch=2)["images"] for seed in itertools.count())
+    batches = list(itertools.islice((images for images in draws if clear_of_corners(reference, images)), 2))
+    factors = np.random.default_rng(2).normal(size=(2, 7)).astype(np.float32)
     theirs = train_reference(reference, batches, factors, torch.float32)
     exact = train_reference(reference, batches, factors, torch.float64)
 
