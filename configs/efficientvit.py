@@ -3,9 +3,9 @@
     python train.py --config configs/efficientvit.py
 
 Data: the digits of configs/navit.py, squashed to 64 by 64 px, of which the first stage sees 4 by 4 patches.
-Cost: about 3.5 minutes on two CPU cores (estimated: 0.11 s a step, measured beside other work).
-Expected: 97 % top-1 on the held-back digits is the aim; 92.8 % was measured at step 700 of a schedule of 800, and the
-whole run not at all.
+Cost: about 3.5 minutes on two CPU cores (0.12 s a step on a busy machine, and half a minute of compilation).
+Expected: 97 to 98 % top-1 on the held-back digits. Measured with a schedule of 1900 steps: 96.7 % at step 1000, 98.1 %
+at its best (step 1300), 97.2 % at its end; a picture of the 359 is 0.3 %.
 
 The same config on other pictures (set `--config.workdir` too): --config.data=folder:PATH --config.size=224
 --config.model.window_size=7, and the sizes of `vitjax.models.efficientvit.VARIANTS`.
@@ -35,7 +35,7 @@ def get_config() -> ConfigDict:
     config.data = "digits"
     config.data_dir = placeholder(str)  # where TFDS looks, if not in its usual place
     config.size = 64
-    config.steps = 1300
+    config.steps = 1500
 
     config.model = spec(
         EfficientViT,

@@ -2,10 +2,10 @@
 
     python train.py --config configs/mobilevit_segmentation.py
 
-Data: rendered scenes of 96 by 96 px with digits of 32 to 48 px; 0 is the background, 1 to 10 are the digits.
-Cost: about 0.6 s of CPU time a step and a minute or two to compile; not measured alone.
-Expected: not measured to its end. After 100 steps ink and ground are told apart, but not yet the digits: mean IoU 0.08,
-pixel accuracy 0.90. `plots/predictions.png` shows held-back scenes, their truth, and what was found.
+Data: rendered scenes of 96 by 96 px with up to 4 digits of 40 to 72 px; class 0 is the background.
+Cost: 8 to 9 minutes on two CPU cores (0.4 to 0.5 s a step, measured on a busy machine).
+Expected: mean IoU 0.80 and pixel accuracy 0.98 on 128 held-back scenes. For 350 steps ink and ground are told apart,
+but not the digits (mean IoU 0.08); then it goes fast. `plots/predictions.png` shows scenes, truth, and what was found.
 
 The same config on other pictures (set `--config.workdir` too): `--config.data=folder:PATH`, `--config.size=512`,
 `--config.model.output_stride=16`, `--config.model.rates=(6,12,18)`.
@@ -33,7 +33,7 @@ def get_config() -> ConfigDict:
     config.workdir = "runs/mobilevit_segmentation"
     config.data = "digits"
     config.size = 96
-    config.steps = 700
+    config.steps = 1000
     config.program = factory(train_and_draw, images=12)
 
     config.model = spec(
@@ -52,7 +52,7 @@ def get_config() -> ConfigDict:
         output_stride=8,
         dropout_rate=0.0,
     )
-    config.task = spec(Segmentation, mean=(0.65, 0.65, 0.65), std=(0.25, 0.25, 0.25))
+    config.task = spec(Segmentation, mean=(0.65, 0.65, 0.65), std=(0.25, 0.25, 0.25), focusing=2.0)
 
     config.train = spec(
         SceneBatches,
@@ -62,8 +62,8 @@ def get_config() -> ConfigDict:
             split="train",
             num_scenes=20_000,
             sides=(96, 96),
-            digit_sides=(32, 48),
-            max_digits=10,
+            digit_sides=(40, 72),
+            max_digits=4,
         ),
         batch_size=32,
         workers=1,
@@ -78,19 +78,18 @@ def get_config() -> ConfigDict:
             split="validation",
             num_scenes=128,
             sides=(96, 96),
-            digit_sides=(32, 48),
-            max_digits=10,
+            digit_sides=(40, 72),
+            max_digits=4,
         ),
         batch_size=32,
         targets=spec(ClassMapTargets),
         transforms=(spec(SceneResize, size=config.get_ref("size")),),
     )
 
-    config.optimizer = spec(AdamW, lr=3e-3, weight_decay=0.05)
+    config.optimizer = spec(AdamW, lr=2e-3, weight_decay=0.05)
     config.schedule = spec(Cosine, warmup_steps=30)
     config.decay_rules = ((".*/kernel", 1.0), (".*", 0.0))
-    # Nine pixels in ten are background. The bias should say so soon: features that have to are lost to the digits.
-    config.rate_rules = (("head/bias", 30.0), (".*", 1.0))
+    config.rate_rules = ((".*", 1.0),)
     config.clip_norm = 1.0
     config.accumulate_steps = 1
     config.ema_decay = 0.99

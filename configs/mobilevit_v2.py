@@ -3,8 +3,8 @@
     python train.py --config configs/mobilevit_v2.py
 
 Data: the digits of configs/navit.py, squashed to 48 by 48 px.
-Cost: about 2 minutes on two CPU cores (estimated from processor time on a busy machine).
-Expected: 97 % top-1 on the held-back digits (96.1 % was measured after a schedule of 500 steps).
+Cost: 4:22 on two CPU cores that had much else to do; about 2:30 alone (estimated from its first, quieter steps).
+Expected: 97.8 % top-1 on the held-back digits at its best (step 600), 97.2 % at its end.
 
 The same config on other pictures (set `--config.workdir` too):
     --config.data=folder:PATH --config.size=256 --config.model.width_multiplier=0.5 --config.model.output_stride=32
@@ -34,7 +34,7 @@ def get_config() -> ConfigDict:
     config.data = "digits"
     config.data_dir = placeholder(str)  # where TFDS looks, if not in its usual place
     config.size = 48
-    config.steps = 900
+    config.steps = 1300
 
     config.model = spec(
         MobileViTV2,

@@ -2,8 +2,8 @@
 
     python train.py --config configs/pruning.py
 
-Data: the digits of configs/navit.py, squashed to 48 by 48 px. Cost: about 3 minutes on two CPU
-cores, reckoned from configs/vit.py.
+Data: the digits of configs/navit.py, squashed to 48 by 48 px. Cost: about 3 minutes on two CPU cores, reckoned
+from configs/vit.py.
 Expected: a table of parameters, multiply-adds and top-1 of the model whole, pruned, and trained on for 200 steps; in
 `plots/importance.png` the share of channels that each block keeps if the model is pruned as a whole. From a model that
 was far from trained yet (350 steps of 128 pictures, mixup): 489,706 parameters and 18.5 million multiply-adds become

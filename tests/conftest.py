@@ -2,6 +2,8 @@
 
 import os
 
+import pytest
+
 # Before jax is imported anywhere: one process then has eight CPU devices, of which most tests use the first. Tests
 # compile thousands of small programs and run each once: LLVM optimises them less, which saves a third of the time.
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=1")
@@ -11,3 +13,13 @@ from jaxtyping import install_import_hook
 
 # Every annotated signature of the package is checked against the arrays that pass through it.
 install_import_hook("vitjax", "beartype.beartype")
+
+
+@pytest.fixture
+def quick_compilation():
+    """For a few steps of a whole config: they take milliseconds; what takes time is making the programs fast."""
+    import jax
+
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

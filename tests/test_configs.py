@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 import vitjax
 from vitjax.config import from_json, load_config_file, to_json
@@ -24,9 +25,21 @@ def short(path, workdir, steps=2):
     overrides = [*(f"{name}=2" for name in counts), f"steps={steps}", "checkpoint_every=1", "evaluate_every=2"]
     overrides += ["log_every=1", "schedule.warmup_steps=1", f"workdir={workdir}"]
     overrides += ["model.depth=1"] if "depth" in config.model else []
-    return load_config_file(path, overrides)
+    config = load_config_file(path, overrides)
+    render_held_back_digits_once(config)
+    return config
 
 
+def render_held_back_digits_once(node):
+    """To draw more pictures of each held-back digit would take longer than all else."""
+    if node.get("split") == "validation" and "copies" in node:
+        node.copies = 1
+    for child in node.values():
+        if isinstance(child, ConfigDict):
+            render_held_back_digits_once(child)
+
+
+@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("path", RUNS, ids=lambda path: path.stem)
 def test_two_steps_then_resume_then_predict(path, tmp_path):
     first = run_config(short(path, tmp_path / "run"))
@@ -44,6 +57,7 @@ def test_two_steps_then_resume_then_predict(path, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.stem)
 def test_a_program_runs_to_its_end_and_leaves_pictures(path, tmp_path):
     summary = run_config(short(path, tmp_path / "run"))

@@ -66,6 +66,16 @@ PUBLISHED = {
     "deeplab_mobilevit_v2_ade20k": {"classes": 150, "parameters": 13_384_831 + 461_974, "epochs": (120, ADE20K)},
     "ssdlite_mobilevit_s_coco": {"classes": 80, "parameters": 5_738_826, "epochs": (200, COCO)},
     "ssdlite_mobilevit_v2_coco": {"classes": 80, "parameters": 5_608_883, "epochs": (200, COCO)},
+    **{
+        # Of the authors' layout, and the scales and biases of the frozen norms, which they count as buffers.
+        f"detr_{name}_coco": {"classes": 91, "parameters": parameters, "epochs": (500, COCO)}
+        for name, parameters in (
+            ("resnet50", 41_524_768 + 53_120),
+            ("resnet50_dc5", 41_524_768 + 53_120),
+            ("resnet101", 60_464_672 + 105_344),
+            ("resnet101_dc5", 60_464_672 + 105_344),
+        )
+    },
 }
 SIDE = 64  # of small images, pixels
 
@@ -92,6 +102,12 @@ SSDLITE = SMALL_IMAGES | {
     "task.max_candidates": 4,
     "task.max_detections": 4,
 }
+DETR = SMALL_IMAGES | {
+    "schedule.warmup_steps": 0, "model.backbone.depths": (1, 1, 1, 1), "model.backbone.width": 8, "model.width": 16,
+    "model.num_heads": 2, "model.mlp_width": 16, "model.encoder_depth": 1, "model.decoder_depth": 2,
+    "model.num_queries": 8, "train.targets.max_boxes": 4, "evaluation.targets.max_boxes": 4,
+    "train.shapes": ((64, 96), (96, 64)), "evaluation.shapes": ((64, 96), (96, 64)),
+}  # fmt: skip
 DEEPLAB = SMALL_IMAGES | {
     "schedule.warmup_steps": 0, "model.backbone.depths": (1, 1, 1), "model.aspp_width": 8, "model.rates": (1, 2),
 }  # fmt: skip
@@ -129,6 +145,7 @@ REDUCED = {
     "deeplab_mobilevit_v2_ade20k": DEEPLAB | {"model.backbone.width_multiplier": 0.25},
     "ssdlite_mobilevit_s_coco": SSDLITE | {f"model.backbone.{name}": value for name, value in MOBILEVIT.items()},
     "ssdlite_mobilevit_v2_coco": SSDLITE | {"model.backbone.width_multiplier": 0.25},
+    **{name: DETR for name in PUBLISHED if name.startswith("detr")},
     "navit_b16_jft": SMALL | {
         "model.width": 48, "model.depth": 1, "model.mlp_width": 64, "schedule.cooldown_steps": 0,
         "train.rows": 4, "train.packers": 2, "train.length": 32,
@@ -144,6 +161,7 @@ STARTS = {name: "mobilevit_v2_checkpoint" for name, settings in REDUCED.items() 
     "deeplab_mobilevit_v2_ade20k": "mobilevit_v2_checkpoint",
     "ssdlite_mobilevit_s_coco": "mobilevit_checkpoint",
     "ssdlite_mobilevit_v2_coco": "mobilevit_v2_checkpoint",
+    **{name: "resnet_checkpoint" for name, settings in REDUCED.items() if settings is DETR},
 }
 FAKES = {
     "vitjax.data.scene_batching:BoxTargets": FakeBoxes,
@@ -197,25 +215,26 @@ def mobilevit_checkpoint(tmp_path_factory):
     return str(folder)
 
 
+@pytest.fixture(scope="module")
+def resnet_checkpoint(tmp_path_factory):
+    """The same of a ResNet."""
+    folder = tmp_path_factory.mktemp("published") / "resnet_start"
+    vitjax.create_model("resnet50", depths=(1, 1, 1, 1), width=8, num_classes=1000).save(folder)
+    return str(folder)
+
+
 def test_every_config_is_listed():
     assert {path.stem for path in CONFIGS} == set(PUBLISHED) == set(REDUCED)
 
 
-@pytest.fixture
-def quick_compilation():
-    """Two steps take milliseconds; what takes time is making the programs fast."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+# Their siblings, here or among the small configs, run the same code.
+LONG = "deeplab|detr|mobilevit|ssdlite|memory_[ips]|deepvit_32b|flexivit_b|vit_augreg_i21k"
 
 
 @pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize(
     "path",
-    [
-        pytest.param(path, marks=pytest.mark.long) if re.match("deeplab|mobilevit|ssdlite", path.stem) else path
-        for path in CONFIGS
-    ],
+    [pytest.param(path, marks=pytest.mark.long) if re.match(LONG, path.stem) else path for path in CONFIGS],
     ids=lambda path: path.stem,
 )
 def test_two_steps_on_fakes(path, tmp_path, request):

@@ -1,5 +1,6 @@
 """Our networks of convolutions: one forward pass of the fused model, or one AdamW step, on the same images."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -33,10 +34,12 @@ def build(settings: dict[str, Any]) -> Callable[[], int]:
 def _make_forward(model: Any, variables: Any) -> Callable[[jax.Array, jax.Array], None]:
     fused, folded = model.fuse(variables)
     folded = jax.device_put(folded)
-    forward = jax.jit(fused.apply)
+    forward = jax.jit(
+        functools.partial(fused.apply, folded)
+    )  # weights as constants, as `Bundle.predict` of a fused one
 
     def run(images: jax.Array, _: jax.Array) -> None:
-        forward(folded, images).block_until_ready()
+        forward(images).block_until_ready()
 
     return run
 

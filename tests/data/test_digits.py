@@ -232,3 +232,10 @@ def test_captions_are_true_of_their_scenes():
 def test_bad_settings(make, message):
     with pytest.raises(UserError, match=message):
         make()
+
+
+def test_classes_are_known_without_rendering():
+    images = DigitImages("validation", copies=2)
+    some = np.random.default_rng(0).integers(0, len(images), 20)
+    assert [images[number]["label"] for number in some] == images.example_labels()[some].tolist()
+    assert len(images.example_labels()) == len(images)

@@ -65,7 +65,7 @@ def test_programs_are_compiled_once_for_each_size_of_batch(navit):
     for count in (1, 1, 2, 1, 30, 17, 5, 30):
         assert len(fresh.predict(random_images(count, seed=count))) == count
     # Rows of a batch are 1, 2 or 4.
-    assert fresh._forward._cache_size() <= 3
+    assert fresh._forward.func._cache_size() <= 3
 
 
 def test_pictures_that_cannot_be_read_keep_their_place_and_are_logged(vit, tmp_path, caplog):

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from vitjax.layers.convolution import choose_form
 from vitjax.ops.convolution import (
     convolve_by_columns,
+    convolve_by_pairs,
     convolve_by_shifts,
     convolve_directly,
     convolve_points,
@@ -84,11 +85,12 @@ FORMS = {  # form, groups, inputs of a group, outputs
     "depthwise": (convolve_by_shifts, 4, 1, 8),
     "grouped": (convolve_by_columns, 2, 2, 6),
     "dense": (convolve_by_columns, 1, 3, 5),
+    "pairs": (convolve_by_pairs, 1, 3, 5),
     "points": (convolve_points, 1, 3, 5),
 }
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     name=st.sampled_from(sorted(FORMS)),
     kernel_side=st.sampled_from([1, 2, 3, 5]),
@@ -100,6 +102,7 @@ FORMS = {  # form, groups, inputs of a group, outputs
 def test_a_form_is_the_convolution(name, kernel_side, steps, size):
     form, groups, depth, outputs = FORMS[name]
     kernel_side = 1 if form is convolve_points else kernel_side
+    steps |= {"dilation": 1} if form is convolve_by_pairs else {}
     assume(min(output_side(side, kernel_side, **steps) for side in size) > 0)
     images, kernel = arrays((2, *size, groups * depth), (kernel_side, kernel_side, depth, outputs))
     assert_as_defined(form, images, kernel, **steps, groups=groups)
@@ -113,6 +116,9 @@ def test_a_form_is_the_convolution(name, kernel_side, steps, size):
         ("depthwise", 3, (1, 2, 2)),
         ("depthwise", 3, (1, 1, 3)),  # more zeros than the kernel is wide
         ("dense", 7, (2, 1, 3)),
+        ("pairs", 3, (2, 1, 1)),
+        ("pairs", 2, (3, 1, 0)),  # pixels between the pairs that nobody sees
+        ("pairs", 5, (1, 1, 4)),
         ("grouped", 3, (1, 2, 2)),
         ("points", 1, (2, 1, 0)),
         ("points", 1, (1, 1, 1)),
@@ -175,7 +181,8 @@ def test_forms_go_through_vmap():
         ((3, 3, 1, 128), (8, 56, 56, 64), {"groups": 64, "stride": 2}, convolve_by_shifts),
         ((3, 3, 4, 64), (8, 56, 56, 64), {"groups": 16}, convolve_by_columns),
         ((1, 1, 4, 64), (8, 56, 56, 64), {"groups": 16}, convolve_by_columns),
-        ((3, 3, 3, 32), (8, 224, 224, 3), {"stride": 2}, convolve_by_columns),
+        ((3, 3, 3, 32), (8, 224, 224, 3), {"stride": 2}, convolve_by_pairs),
+        ((3, 3, 3, 32), (8, 224, 224, 3), {}, convolve_by_columns),
         ((3, 3, 512, 512), (8, 7, 7, 512), {}, convolve_by_columns),
         ((3, 3, 64, 64), (8, 56, 56, 64), {}, convolve_directly),
         ((7, 7, 3, 64), (8, 224, 224, 3), {"stride": 2}, convolve_directly),

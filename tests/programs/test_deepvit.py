@@ -12,7 +12,7 @@ from vitjax.programs import deepvit
 from vitjax.programs.deepvit import compare_reattention
 from vitjax.training.fit import RunSummary
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_compilation")]
 
 
 def small(tmp_path, *more):

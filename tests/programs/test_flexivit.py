@@ -13,6 +13,7 @@ CONFIG = Path(__file__).parents[2] / "configs" / "flexivit.py"
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_compilation")
 def test_train_and_evaluate_at_every_grid(tmp_path):
     overrides = [
         f"workdir={tmp_path / 'run'}", "steps=8", "evaluate_every=8", "checkpoint_every=8", "log_every=1", "size=24",

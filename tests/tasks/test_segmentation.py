@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vitjax.errors import UserError
 from vitjax.tasks.segmentation import Segmentation, pixel_cross_entropy
 from vitjax.tasks.task import Task
 
@@ -41,6 +42,21 @@ def test_the_loss_is_transformers():
     assert float(metrics["loss"][1]) == counted.sum()
     right = (large.argmax(1).numpy() == batch["class_map"]) & counted
     assert float(metrics["pixel_accuracy"][0]) == right.sum()
+
+
+def test_focusing_weighs_each_pixel_by_how_wrong_it_is():
+    batch, logits = a_batch(side=3), some_logits()
+    counted = batch["class_map"] != 255
+    shares = np.exp(logits.astype(np.float64)) / np.exp(logits.astype(np.float64)).sum(axis=-1, keepdims=True)
+    right = np.take_along_axis(shares, np.where(counted, batch["class_map"], 0)[..., None], axis=-1)[..., 0][counted]
+    loss, _ = Segmentation(focusing=2.0).loss({"logits": logits}, batch)
+    assert float(loss) == pytest.approx(float(np.mean(-np.log(right) * (1 - right) ** 2)), rel=1e-5)
+
+
+@pytest.mark.parametrize("focusing", [-1.0, 0.5])
+def test_focusing_without_a_slope_is_refused(focusing):
+    with pytest.raises(UserError, match="0 or at least 1"):
+        Segmentation(focusing=focusing)
 
 
 def test_padding_counts_nowhere_whatever_it_holds():

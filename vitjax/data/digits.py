@@ -81,6 +81,10 @@ class DigitImages:
         rows, columns = self.sizes()[_checked_index(index, len(self))]
         return int(rows), int(columns)
 
+    def example_labels(self) -> Int[np.ndarray, "examples"]:
+        """The class of every image, without rendering one."""
+        return np.tile(_scans()[1][_scan_numbers(self.split)], self.copies)
+
     def __getitem__(self, index: SupportsIndex) -> dict[str, Any]:
         index = _checked_index(index, len(self))
         scans, digits = _scans()

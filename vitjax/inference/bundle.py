@@ -18,7 +18,7 @@ from vitjax.data.sources import ImageList
 from vitjax.errors import UserError
 from vitjax.inference.foreign import adapt
 from vitjax.inference.foreign_types import Holding
-from vitjax.inference.fusing import fused_parts
+from vitjax.inference.fusing import fused_parts, is_fused
 from vitjax.inference.opening import open_any
 from vitjax.inference.predict import Pictures, list_pictures, score_pictures
 from vitjax.inference.preparation import default_preparation, numbered_labels, random_variables
@@ -69,14 +69,17 @@ class Bundle:
         return jax.device_put(self.make_variables())
 
     @cached_property
-    def _forward(self) -> Callable[[Tree, Batch], Tree]:
+    def _forward(self) -> Callable[[Batch], Tree]:
         # One jitted function per bundle: later calls of `predict` find the programs that earlier ones compiled.
-        @jax.jit
         def forward(variables: Tree, batch: Batch) -> Tree:
             outputs = self.module.apply(variables, **self.task.inputs(batch), train=False)
             return self.task.predict(outputs, batch)
 
-        return forward
+        if is_fused(self.module):
+            # For inference, and mostly small: to hand over hundreds of arrays would be a tenth of its time, so its
+            # weights are constants of the program.
+            return jax.jit(partial(forward, self.variables))
+        return partial(jax.jit(forward), self.variables)
 
     def predict(self, images: Any, top_k: int = 5) -> list[Any]:
         """Classifies pictures of any size, or finds what the task looks for in them.
@@ -96,7 +99,7 @@ class Bundle:
         if top_k < 1:
             raise UserError(f"`top_k` (={top_k}) must be 1 or more")
         pictures = Pictures(ImageList(list_pictures(images)), self.labels)
-        found = dict(score_pictures(pictures, self.batches, lambda batch: self._forward(self.variables, batch)))
+        found = dict(score_pictures(pictures, self.batches, self._forward))
         make_result = getattr(self.task, "make_result", self._make_result)
         results = []
         for number, name in enumerate(pictures.images.names):

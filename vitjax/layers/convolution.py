@@ -10,6 +10,7 @@ from vitjax.arrays import Array, Float
 from vitjax.errors import UserError
 from vitjax.ops.convolution import (
     convolve_by_columns,
+    convolve_by_pairs,
     convolve_by_shifts,
     convolve_directly,
     convolve_points,
@@ -138,6 +139,7 @@ def choose_form(
     kernel of one pixel, one group                        `convolve_points`        `convolve_directly`
     depthwise: as many groups as inputs                   `convolve_by_shifts`     `convolve_directly`
     several groups of several channels                    `convolve_by_columns`    `convolve_directly`
+    one group, up to 3x3, at most 4 inputs, stride        `convolve_by_pairs`      `convolve_directly`
     one group, up to 3x3, at most 4 inputs                `convolve_by_columns`    `convolve_directly`
     one group, up to 3x3, 256 inputs, map of at most 7x7  `convolve_by_columns`    `convolve_directly`
     one group, all others                                 `convolve_directly`      `convolve_directly`
@@ -158,6 +160,8 @@ def choose_form(
         return convolve_by_shifts if groups == image_shape[-1] else convolve_by_columns
     if (rows, columns) == (1, 1):
         return convolve_points
+    if rows * columns <= 9 and inputs <= 4 and stride > 1 and dilation == 1:
+        return convolve_by_pairs
     small_and_deep = inputs >= 256 and image_shape[1] * image_shape[2] <= 49 * stride**2
     return convolve_by_columns if rows * columns <= 9 and (inputs <= 4 or small_and_deep) else convolve_directly
 

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Integer
 
 from vitjax.arrays import Array, Batch, Bool, Float, Int, Tree
+from vitjax.errors import UserError
 from vitjax.evaluation.mean_iou import confusion_matrix, grow_matrix, mean_iou
 from vitjax.inference.segmentation_results import SegmentationResult, segmentation_result
 from vitjax.ops.normalisation import normalise_images
@@ -45,12 +46,20 @@ class Segmentation:
         ignored: class number of pixels that do not count.
         auxiliary_weight: of the loss of the model's `auxiliary` logits; 0.4 in PSPNet (Zhao et al. 2017, section 3.3)
             and MobileViT's code.
+        focusing: each pixel's loss counts `(1 - probability of the right class) ** focusing`, so that where most of the
+            picture is background the few other pixels are heard; 0 is plain cross-entropy. The gamma of Focal Loss
+            for Dense Object Detection (Lin et al., 2017. https://arxiv.org/abs/1708.02002, equation 4).
     """
 
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
     ignored: int = 255
     auxiliary_weight: float = 0.4
+    focusing: float = 0.0
+
+    def __post_init__(self):
+        if self.focusing != 0 and self.focusing < 1:  # between them the slope is infinite at a loss of 0
+            raise UserError(f"Segmentation: `focusing` (={self.focusing}) must be 0 or at least 1")
 
     def augment(self, batch: Batch, key: jax.Array) -> Batch:
         """The batch itself: images and maps are changed together, on the host."""
@@ -86,6 +95,8 @@ class Segmentation:
         # What is not counted may hold anything; see Classification.loss.
         logits = jnp.where(counted[..., None], logits, 0.0)
         losses = pixel_cross_entropy(logits, jnp.where(counted, class_map, 0))
+        if self.focusing:
+            losses *= (-jnp.expm1(-losses)) ** self.focusing
         return jnp.sum(jnp.where(counted, losses, 0.0)), jnp.sum(counted, dtype=jnp.float32)
 
     def predict(self, outputs: Outputs, batch: Batch) -> Int[Array, "B H W"]:

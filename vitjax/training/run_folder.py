@@ -29,6 +29,8 @@ _MAY_CHANGE = (
 """Top-level keys that may differ from the config that a run began with; they change no number of a step, save that the
 length of the run stretches its schedule."""
 
+_SHOWN = 5  # differing settings that a message names
+
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -97,7 +99,7 @@ def open_run_folder(config: ConfigDict, *, write: bool = True) -> RunFolder:
         different = _differences(json.loads(folder.config.read_text()), json.loads(to_json(config)))
         if different:
             raise UserError(
-                f"`workdir={config.workdir}` holds a run of another config: {'; '.join(different)}; "
+                f"`workdir={config.workdir}` holds a run of another config: {_some(different)}; "
                 f"give another folder with --config.workdir=PATH, or delete {config.workdir} to start over"
             )
     elif not folder.config.exists() and folder.checkpoints.exists():
@@ -109,6 +111,11 @@ def open_run_folder(config: ConfigDict, *, write: bool = True) -> RunFolder:
         folder.plots.mkdir(parents=True, exist_ok=True)
         _write_atomically(folder.config, to_json(config))
     return folder
+
+
+def _some(differences: list[str]) -> str:
+    more = len(differences) - _SHOWN
+    return "; ".join(differences[:_SHOWN]) + (f"; and {more} more settings" if more > 0 else "")
 
 
 def _differences(stored: dict[str, Any], given: dict[str, Any]) -> list[str]:
