@@ -3,6 +3,9 @@
 from benchmarks.parity_cases import NAVIT_CASES, VIT_CASES
 from benchmarks.parity_cases_deeplab import DEEPLAB_CASES
 from benchmarks.parity_cases_deepvit import DEEPVIT_CASES
+from benchmarks.parity_cases_detr import DETR_CASES
+from benchmarks.parity_cases_detr_losses import DETR_LOSS_CASES
+from benchmarks.parity_cases_detr_panoptic import DETR_PANOPTIC_CASES
 from benchmarks.parity_cases_efficientvit import EFFICIENTVIT_CASES, EFFICIENTVIT_VARIANTS
 from benchmarks.parity_cases_flexivit import FLEXIVIT_CASES
 from benchmarks.parity_cases_hybrid import HYBRID_CASES
@@ -30,4 +33,7 @@ CASES = (
     | SSDLITE_CASES
     | EFFICIENTVIT_CASES
     | EFFICIENTVIT_VARIANTS
+    | DETR_CASES
+    | DETR_PANOPTIC_CASES
+    | DETR_LOSS_CASES
 )

@@ -124,14 +124,18 @@ def random_weights(module: Any, seed: int) -> None:
 
 
 def random_batch_norms(module: Any, seed: int) -> None:
-    """Draws scales, biases and running statistics of every batch norm of a torch module anew; scales lie around 1."""
+    """Draws scales, biases and running statistics of every batch norm of a torch module anew.
+
+    Scales lie around 1, or around a norm's `drawn_around`: deep networks whose branches start at 0 would otherwise
+    double at each of them, up to numbers that float32 has nothing to say about.
+    """
     import torch
 
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for norm in (part for part in module.modules() if hasattr(part, "running_var")):
             draws = torch.randn((3, *norm.running_var.shape), generator=generator)
-            norm.weight.copy_(1 + 0.2 * draws[0])
+            norm.weight.copy_(getattr(norm, "drawn_around", 1.0) + 0.2 * draws[0])
             norm.bias.copy_(0.2 * draws[1])
             norm.running_mean.copy_(0.2 * draws[2])
             norm.running_var.copy_(0.5 + torch.rand(norm.running_var.shape, generator=generator))

@@ -23,7 +23,14 @@ ALLOWED = {
     "models": ("layers", "ops", "arrays", "config", "paths", "weights.rules", "weights.layouts"),
     "evaluation": ("arrays", "ops"),
     # What `predict` returns is described beside `Bundle`; the tasks with predictions of their own make it.
-    "tasks": ("ops", "arrays", "evaluation", "inference.detection_results", "inference.segmentation_results"),
+    "tasks": (
+        "ops",
+        "arrays",
+        "evaluation",
+        "inference.detection_results",
+        "inference.panoptic_results",
+        "inference.segmentation_results",
+    ),
     "data": (),
     # The trainer writes bundles; of data it knows only how batches are shared out and streamed.
     "training": ("arrays", "config", "paths", "tasks.task", "data.loading", "weights.bundle_io"),

@@ -14,6 +14,7 @@ from vitjax.config import build, from_json, load_config_file, override, spec, to
 from vitjax.data.coco import FakeBoxes
 from vitjax.data.segmentation_sources import FakeClassMaps
 from vitjax.data.sources import FakeImages
+from vitjax.data.transforms import pair
 from vitjax.paths import flatten
 from vitjax.training.program import run_config
 
@@ -181,7 +182,7 @@ def small_config(path, workdir):
             sizes=((48, 72), (80, 80), (90, 60)),
         )
         override(config, f"{name}.source", fakes)
-    if "image_size" in config.model:
+    if isinstance(config.model.get("image_size"), int):
         share = SIDE / config.model.image_size
         config.model.image_size = SIDE
         for transform in (*config.train.transforms, *config.evaluation.transforms):
@@ -269,8 +270,8 @@ def test_length_and_size_are_the_published_ones(name):
     if config.model.num_classes is None:
         override(config, "model.num_classes", facts["classes"])
     assert config.model.num_classes == facts["classes"]
-    module, side = build(config.model), config.model.image_size
-    images = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
+    module, size = build(config.model), pair(config.model.get("image_size", SIDE))
+    images = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
     shapes = jax.eval_shape(lambda key, images: module.init(key, images, train=False), jax.random.key(0), images)
     count = sum(leaf.size for leaf in flatten(shapes["params"]).values())
     assert count == pytest.approx(facts["parameters"], rel=2e-4)
@@ -278,9 +279,9 @@ def test_length_and_size_are_the_published_ones(name):
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_weights_that_decay(path):
-    """Kernels and nothing else, as in big_vision: no biases, norms, tokens or positions; MobileViT decays all."""
+    """Kernels and nothing else, as in big_vision: no biases, norms, positions; MobileViT and DETR decay all."""
     rules = load_config_file(path).decay_rules
-    if REDUCED[path.stem] is MOBILEVIT_V1:
+    if any(REDUCED[path.stem] is settings for settings in (MOBILEVIT_V1, DETR)):
         assert rules == ((".*", 1.0),)
         return
     for name in ("block_0/mlp_norm/scale", "head/bias", "class_token", "position_embedding/table"):

@@ -13,6 +13,7 @@ A letter means one thing everywhere:
 `G`    groups of rows, one per data shard
 `P`    values of one flattened patch, ordered (row, column, channel)
 `L`    layers
+`Q T`  queries of a detector, objects of the truth
 ====== ===========================================
 
 Rare axes are written as words (`classes`).

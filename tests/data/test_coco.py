@@ -2,6 +2,7 @@
 
 import json
 import logging
+import pickle
 
 import numpy as np
 import pytest
@@ -74,8 +75,50 @@ def test_what_cannot_be_used_is_told_once(tmp_path, caplog):
         "1 annotations of unknown categories (5)",
         "1 repeated annotation ids (1)",
         "1 annotations without a box of four numbers (6)",
+        "mended 1 boxes that reach out of their image by more than a pixel, which are cut (1)",
+        "1 annotations without an area, which get that of their box (1)",
     ):
         assert part in message
+    assert source[0]["area"].tolist() == [25.0]
+
+
+def test_areas_and_masks_are_those_of_the_json(tmp_path, caplog):
+    square = [[2, 2, 6, 2, 6, 6, 2, 6]]
+    annotations = [
+        box(1, [2, 2, 4, 4], area=11.5, segmentation=square),
+        box(2, [0, 0, 9, 9], area=3, segmentation=[[1, 2]]),
+        box(3, [0, 0, 30, 20], area=600, iscrowd=1, segmentation={"size": [20, 30], "counts": [0, 600]}),
+    ]
+    file = str(write(tmp_path, annotations=annotations))
+    plain = CocoFolder(file)[0]
+    assert plain["area"].tolist() == [11.5, 3, 600]
+    assert "masks" not in plain
+    with caplog.at_level(logging.WARNING, logger="vitjax"):
+        source = pickle.loads(pickle.dumps(CocoFolder(file, masks=True)))
+    assert "left out 1 annotations without a mask that can be read (2)" in caplog.text
+    scene = source[0]
+    assert scene["area"].tolist() == [11.5, 600]
+    assert scene["masks"].sum(axis=(1, 2)).tolist() == [16, 600]
+    assert scene["masks"][0, 2:6, 2:6].all()
+    assert source[1]["masks"].shape == (0, 20, 30)
+
+
+def test_ids_may_be_the_classes(tmp_path):
+    source = CocoFolder(str(write(tmp_path, annotations=[box(1, [1, 2, 3, 4], category=7, area=2)])), keep_ids=True)
+    assert source.labels == ("N/A", "N/A", "N/A", "apple", "N/A", "N/A", "N/A", "zebra")
+    assert source.category_ids == tuple(range(8))
+    assert source[0]["labels"].tolist() == [7]
+    wrong = [{"id": "x", "name": "a"}]
+    with pytest.raises(UserError, match="`keep_ids` needs category ids from 0 to 9999, one is 'x'"):
+        CocoFolder(str(write(tmp_path, categories=wrong)), keep_ids=True)
+
+
+def test_a_picture_of_another_size_than_the_json_says_is_broken(tmp_path):
+    images = [{"id": 10, "file_name": "1.png", "height": 30, "width": 20}]
+    source = CocoFolder(str(write(tmp_path, images=images)))
+    np.testing.assert_array_equal(source.sizes(), [[30, 20]])
+    with pytest.raises(BrokenExample, match="has 30x20 pixels, the json says 20x30: boxes would be elsewhere"):
+        _ = source[0]
 
 
 def test_layouts_are_found(tmp_path):
@@ -126,6 +169,11 @@ def test_a_missing_file_is_a_broken_example(tmp_path):
         ("[]", "has no `images`; expected COCO's format"),
         ('{"images": [{"id": 1}]}', "an entry of `images` has no `file_name`"),
         ('{"images": [{"id": 1, "file_name": "a", "height": 1, "width": 1}]}', "has no `categories`"),
+        ('{"images": [1]}', "has no `images`"),
+        (
+            '{"images": [{"id": 1, "file_name": "a", "height": 0, "width": 1}], "categories": [{"id": 1, "name": ""}]}',
+            "are numbers of pixels, 1 or more",
+        ),
     ],
 )
 def test_a_json_of_another_kind(tmp_path, content, message):

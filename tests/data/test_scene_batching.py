@@ -66,7 +66,7 @@ def test_boxes_labels_and_sizes_are_those_of_the_source():
         assert {name: (leaf.shape, leaf.dtype.name) for name, leaf in batch.items()} == {
             "image": ((4, 24, 40, 3), "uint8"), "image_mask": ((4,), "bool"), "example": ((4,), "int32"),
             "image_size": ((4, 2), "int32"), "boxes": ((4, 3, 4), "float32"), "labels": ((4, 3), "int32"),
-            "box_mask": ((4, 3), "bool"), "crowd": ((4, 3), "bool"),
+            "box_mask": ((4, 3), "bool"), "crowd": ((4, 3), "bool"), "area": ((4, 3), "float32"),
         }  # fmt: skip
         for row, index in enumerate(batch["example"]):
             count = max(index, 0) % 4
@@ -74,6 +74,7 @@ def test_boxes_labels_and_sizes_are_those_of_the_source():
             assert batch["box_mask"][row].tolist() == [slot < count for slot in range(3)]
             assert batch["labels"][row].tolist() == [*range(count), *[0] * (3 - count)]
             assert not batch["boxes"][row, count:].any()
+            assert batch["area"][row].tolist() == [24.0] * count + [0.0] * (3 - count)  # of 4 x 6 pixels of the source
             if index >= 0:
                 rows = 12 + index
                 assert batch["image_size"][row].tolist() == [rows, 20]

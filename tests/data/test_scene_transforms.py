@@ -6,16 +6,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vitjax.data.augmentation import GaussianNoise, PhotometricDistortion
+from vitjax.data.scene_geometry import fitting_size
 from vitjax.data.scene_transforms import (
     OnImage,
     PadTo,
     SceneCrop,
     SceneHorizontalFlip,
+    SceneRandomSizeCrop,
     SceneResize,
     SceneResizeShorterSide,
     SceneRotate,
     SceneScaleJitter,
+    SceneSometimes,
     SSDCrop,
+    planned_size,
 )
 from vitjax.data.transforms import Resize
 from vitjax.errors import UserError
@@ -40,7 +44,8 @@ def make_scene(seed, *, full=True):
     if full:
         crowd = generator.random(count) < 0.5
         labels = np.arange(count, dtype=np.int32)
-        scene |= {"labels": labels, "boxes_xyxy_pixels": boxes, "masks": masks, "crowd": crowd}
+        area = masks.sum(axis=(1, 2)).astype(np.float32)
+        scene |= {"labels": labels, "boxes_xyxy_pixels": boxes, "masks": masks, "crowd": crowd, "area": area}
     return scene
 
 
@@ -60,6 +65,7 @@ def assert_consistent(scene, before, slack):
     assert masks.shape == (len(labels), *size)
     assert boxes.shape == (len(labels), 4)
     assert scene["crowd"].tolist() == before["crowd"][labels].tolist()  # labels number the objects
+    assert scene["area"].tolist() == before["area"][labels].tolist()  # in pixels of the original
     for box, mask in zip(boxes, masks, strict=True):
         assert 0 <= box[0] < box[2] <= size[1]
         assert 0 <= box[1] < box[3] <= size[0]
@@ -81,6 +87,8 @@ EXACT = {
     "crop by centres": (SceneCrop(30), 0),
     "pad": (PadTo((60, 70)), 0),
     "SSD crop": (SSDCrop(), 0),
+    "crop of any size": (SceneRandomSizeCrop(12, 30), 0),
+    "sometimes": (SceneSometimes((SceneHorizontalFlip(1.0), SceneRandomSizeCrop(5, 9))), 0),
 }
 SCALED = {
     "resize": (SceneResize((33, 21), "nearest"), 0.5),
@@ -246,5 +254,98 @@ def test_each_distortion_changes_what_it_says():
     ],
 )
 def test_impossible_settings_are_refused(make, message):
+    with pytest.raises(UserError, match=message):
+        make()
+
+
+DETR = (
+    SceneHorizontalFlip(),
+    SceneSometimes((SceneResizeShorterSide((40, 50, 60)), SceneRandomSizeCrop(38, 60))),
+    SceneResizeShorterSide(tuple(range(48, 81, 3)), 133),
+)
+"""DETR's augmentation at a tenth of its size."""
+
+
+@given(seed=seeds)
+@settings(max_examples=30, deadline=None)
+def test_boxes_stay_around_what_is_drawn_through_all_of_detrs_augmentation(seed):
+    """A box that is drawn as pixels, and the size that was planned."""
+    scene = make_scene(seed)
+    scene["image"] = np.zeros_like(scene["image"])
+    for mask in scene["masks"][-1:]:  # the one that no other covers
+        scene["image"][mask] = 255
+    planned = planned_size(DETR, scene["image"].shape[:2], np.random.default_rng(seed))
+    generator, after = np.random.default_rng(seed), scene
+    for transform in DETR:
+        after = transform(after, generator)
+    assert after["image"].shape[:2] == planned
+    assert 48 <= min(planned) <= 78 or abs(max(planned) - 133) <= max(planned) / min(planned)
+    last = len(scene["labels"]) - 1
+    bright = after["image"][:, :, 0] > 127
+    kept = np.flatnonzero(after["labels"] == last)
+    if len(kept) and bright.any():
+        # Interpolation blurs an edge by the pixels that one of the source became.
+        slack = max(planned) / 9 + 1
+        assert np.abs(after["boxes_xyxy_pixels"][kept[0]] - tight(bright)).max() <= slack
+    elif not len(kept):
+        assert not bright.any()
+
+
+@given(seed=seeds, rows=st.integers(1, 900), columns=st.integers(1, 900))
+@settings(max_examples=30, deadline=None)
+def test_plans_are_what_happens(seed, rows, columns):
+    """Of all transforms that tell their size; a plan draws as the transform does."""
+    scene = {"image": np.zeros((rows, columns, 1), np.uint8)}
+    told = [transform for transform, _ in (EXACT | SCALED).values() if hasattr(transform, "planned_size")]
+    assert len(told) == len(EXACT | SCALED) - 1  # SSD's crop depends on the boxes
+    for transform in told:
+        if isinstance(transform, PadTo):
+            continue
+        planning, doing = np.random.default_rng(seed), np.random.default_rng(seed)
+        planned = transform.planned_size((rows, columns), planning)
+        assert transform(scene, doing)["image"].shape[:2] == planned
+        assert planning.random() == doing.random()
+
+
+@given(
+    size=st.tuples(st.integers(1, 3000), st.integers(1, 3000)),
+    side=st.sampled_from([400, 480, 800]),
+    longest=st.sampled_from([None, 1333]),
+)
+@settings(max_examples=200, deadline=None)
+def test_sizes_are_rounded_as_by_detrs_authors(size, side, longest):
+    """Their rule as section 8 of the notes on DETR has it, in floats."""
+    short, long = min(size), max(size)
+    limited = longest is not None and long / short * side > longest
+    shorter = max(1, round(longest * short / long)) if limited else side
+    expected = (shorter, int(shorter * long / short))
+    assert fitting_size(size, side, longest) in (expected, expected[::-1])
+    assert fitting_size((427, 640), 800, 1333) == (800, 1199)
+    assert fitting_size((640, 427), 800, 1333) == (1199, 800)
+    assert fitting_size((300, 640), 800, 1333) == (625, 1333)
+
+
+@given(seed=seeds)
+@settings(max_examples=30, deadline=None)
+def test_areas_scale_with_the_picture(seed):
+    scene = make_scene(seed)
+    before = scene["image"].shape[0] * scene["image"].shape[1]
+    after = SceneResizeShorterSide(70)(scene, np.random.default_rng(0))
+    size = after["image"].shape[0] * after["image"].shape[1]
+    shares = [
+        np.prod(boxes[:, 2:] - boxes[:, :2], axis=1) / pixels
+        for boxes, pixels in ((scene["boxes_xyxy_pixels"], before), (after["boxes_xyxy_pixels"], size))
+    ]
+    np.testing.assert_allclose(shares[0], shares[1], rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: SceneRandomSizeCrop(10, 9), "`smallest`=10, `largest`=9 of SceneRandomSizeCrop"),
+        (lambda: SceneSometimes((), 2.0), "SceneSometimes"),
+    ],
+)
+def test_wrong_crops(make, message):
     with pytest.raises(UserError, match=message):
         make()

@@ -1,4 +1,4 @@
-"""A COCO-json folder of another program: trained on, evaluated, predicted with its own names; and weights to start from."""
+"""A COCO-json folder of another program trains, evaluates and predicts with its own names; weights to start from."""
 
 import json
 from pathlib import Path
@@ -60,6 +60,7 @@ def shapes_of(module):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_compilation")
 def test_a_folder_of_another_program_trains_evaluates_and_predicts(tmp_path, monkeypatch):
     folder = write_coco(tmp_path / "data")
     sizes = {
@@ -101,8 +102,8 @@ def test_a_folder_of_another_program_trains_evaluates_and_predicts(tmp_path, mon
     missing = {"params/class_head/kernel", "params/class_head/bias", "params/query_embedding"}
     assert set(shapes) - set(given) == missing
     np.testing.assert_array_equal(given["params/projection/bias"], model.variables["params"]["projection"]["bias"])
+    wider = model.module.clone(width=32)
     with pytest.raises(UserError, match=r"DETR does not fit DETR: params/.* is .*, expected"):
-        wider = model.module.clone(width=32)
         detector_weights(wider, shapes_of(wider), path=str(tmp_path / "run"))
 
 

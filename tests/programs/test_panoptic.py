@@ -15,7 +15,7 @@ def small(tmp_path):
     overrides = ["steps=2", "evaluate_every=2", "checkpoint_every=2", "log_every=1", "schedule.warmup_steps=1"]
     overrides += ["model.detector.width=16", "model.detector.mlp_width=16", "model.detector.encoder_depth=1"]
     overrides += ["model.detector.decoder_depth=1", "model.detector.backbone.width=4", "size=64"]
-    overrides += ["train.batch_size=4", "train.workers=0", "evaluation.batch_size=4", "evaluation.source.num_scenes=4"]
+    overrides += ["train.batch_size=8", "train.workers=0", "evaluation.batch_size=8", "evaluation.source.num_scenes=8"]
     return load_config_file("configs/detr_panoptic.py", [*overrides, f"workdir={tmp_path / 'run'}"])
 
 

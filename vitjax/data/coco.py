@@ -2,21 +2,26 @@
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, SupportsIndex
+from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
+from jaxtyping import Int
 
-from vitjax.data.images import DEFAULT_MAX_PIXELS, decode_image
+from vitjax.data.coco_masks import compress_segmentation, decode_masks
+from vitjax.data.images import DEFAULT_MAX_PIXELS, BrokenExample, decode_image
 from vitjax.errors import UserError
 
 __all__ = ["CocoFolder", "FakeBoxes"]
 
 logger = logging.getLogger("vitjax")
 
+_KEYS = {"images": ("id", "file_name", "height", "width"), "categories": ("id", "name"), "annotations": ()}
 _SHOWN = 5  # ids that a report names
+_MOST_IDS = 10_000
 _SPLIT_NAMES = {"train": ("train",), "validation": ("val", "valid", "validation", "test")}
 
 
@@ -30,19 +35,26 @@ class CocoFolder:
     - one folder per split: `path/train/*.json` beside the images, or with a folder `images/`;
     - `path` is a json itself, beside the images or with a folder `images/`: the split is the caller's affair.
 
-    Classes are the json's categories in the order of their ids, whatever gaps these have. Boxes are cut to the image.
-    Left out are boxes without area (after that), of unknown images or categories, without numbers, and repeated
-    annotation ids; images of a repeated id count once. One warning says how many there are of each, and which. Images
-    without objects stay, and crowds stay marked as such.
+    Classes are the json's categories in the order of their ids, whatever gaps these have: class `n` is the category
+    `category_ids[n]`, example `i` the image `image_ids[i]`. Boxes are cut to the image. Left out are boxes without area
+    (after that), of unknown images or categories, without numbers, and repeated annotation ids; images of a repeated id
+    count once. One warning says how many there are of each, and which, and what was mended: boxes cut by more than a
+    pixel, areas that are missing. Images without objects stay, and crowds stay marked as such.
 
     `source[i]` is a dict of `image` uint8 `[H, W, 3]`, `labels` int32 `[n]`, `boxes_xyxy_pixels` float32 `[n, 4]`,
-    `crowd` bool `[n]`, `index`. A file that is missing or cannot be decoded raises `BrokenExample`.
+    `crowd` bool `[n]`, `area` float32 `[n]` (the json's, in pixels; the box's where it has none), `index`, and with
+    `masks` also `masks` bool `[n, H, W]`. A file that is missing, cannot be decoded or has another size than the json
+    says raises `BrokenExample`.
 
     Attributes:
         path: folder, or json file.
         split: "train" or "validation".
         images: folder of the images, if it is none of those above.
         max_pixels: larger images are refused before they are decoded.
+        masks: read the segmentations too; annotations without one that can be read are then left out. COCO's training
+            images take a minute.
+        keep_ids: class numbers are the category ids themselves, and numbers that no category has are called "N/A": the
+            91 classes of facebookresearch's DETR for COCO's 80.
 
     Raises:
         UserError: there is no json or more than one, it is not of COCO's format, or it has no images or no categories.
@@ -52,6 +64,8 @@ class CocoFolder:
     split: str = "train"
     images: str | None = None
     max_pixels: int = DEFAULT_MAX_PIXELS
+    masks: bool = False
+    keep_ids: bool = False
     labels: tuple[str, ...] = field(init=False, repr=False)
     category_ids: tuple[int, ...] = field(init=False, repr=False)
     """The json's id of each class, for results in its own numbers."""
@@ -59,7 +73,10 @@ class CocoFolder:
     """The json's id of each example."""
     files: tuple[str, ...] = field(init=False, repr=False)
     objects: Mapping[str, np.ndarray] = field(init=False, repr=False, compare=False)
-    """`boxes` [all, 4], `labels`, `crowd` [all] of all images, one after another, and where each begins, `starts`."""
+    """`boxes` [all, 4], `labels`, `crowd`, `area` [all] of all images, one after another; where each begins, `starts`;
+    and of each image the `sizes` [images, 2]."""
+    segmentations: tuple[bytes | None, ...] = field(init=False, repr=False, compare=False)
+    """Compressed run lengths of all objects, if `masks`."""
 
     def __post_init__(self):
         if self.split not in _SPLIT_NAMES:
@@ -68,26 +85,32 @@ class CocoFolder:
         folder = folder if self.images is None else Path(self.images).expanduser()
         content = _read(file)
         categories = {entry["id"]: str(entry["name"]) for entry in content["categories"]}
-        ids = tuple(sorted(categories))
+        ids = _class_ids(file, categories) if self.keep_ids else tuple(sorted(categories))
         report = _Report(str(file))
         images = _unique(content["images"], "repeated image ids", report)
         sizes = {entry["id"]: (entry["height"], entry["width"]) for entry in images}
-        found: dict[Any, list[tuple[Any, ...]]] = {image: [] for image in sizes}
-        for image, *rest in _boxes(content.get("annotations", ()), sizes, ids, report):
-            found[image].append(tuple(rest))
+        found: dict[Any, list[_Object]] = {image: [] for image in sizes}
+        classes = {identity: number for number, identity in enumerate(ids) if identity in categories}
+        for entry in _unique(content.get("annotations") or [], "repeated annotation ids", report):
+            made = _object(entry, sizes, classes, report, masks=self.masks)
+            if made is not None:
+                found[entry["image_id"]].append(made)
         report.tell()
         rows = [row for image in found for row in found[image]]
         objects = {
-            "boxes": np.array([row[0] for row in rows], np.float32).reshape(-1, 4),
-            "labels": np.array([row[1] for row in rows], np.int32),
-            "crowd": np.array([row[2] for row in rows], bool),
+            "boxes": np.array([row.box for row in rows], np.float32).reshape(-1, 4),
+            "labels": np.array([row.label for row in rows], np.int32),
+            "crowd": np.array([row.crowd for row in rows], bool),
+            "area": np.array([row.area for row in rows], np.float32),
             "starts": np.cumsum([0, *(len(boxes) for boxes in found.values())]),
+            "sizes": np.array(list(sizes.values()), np.int32).reshape(-1, 2),
         }
-        object.__setattr__(self, "labels", tuple(categories[number] for number in ids))
+        object.__setattr__(self, "labels", tuple(categories.get(number, "N/A") for number in ids))
         object.__setattr__(self, "category_ids", ids)
         object.__setattr__(self, "image_ids", tuple(sizes))
         object.__setattr__(self, "files", tuple(str(folder / str(entry["file_name"])) for entry in images))
         object.__setattr__(self, "objects", objects)
+        object.__setattr__(self, "segmentations", tuple(row.segmentation for row in rows) if self.masks else ())
 
     @property
     def name(self) -> str:
@@ -102,13 +125,26 @@ class CocoFolder:
         if not 0 <= number < len(self):
             raise IndexError(f"index {number} of a source with {len(self)} examples")
         own = slice(*self.objects["starts"][number : number + 2])
-        return {
-            "image": decode_image(self.files[number], max_pixels=self.max_pixels),
+        image = decode_image(self.files[number], max_pixels=self.max_pixels)
+        size = tuple(self.objects["sizes"][number].tolist())
+        if image.shape[:2] != size:
+            told, shown = ("{1}x{0}".format(*sides) for sides in (size, image.shape))
+            raise BrokenExample(
+                self.files[number], f"has {shown} pixels, the json says {told}: boxes would be elsewhere"
+            )
+        scene = {
+            "image": image,
             "labels": self.objects["labels"][own],
             "boxes_xyxy_pixels": self.objects["boxes"][own],
             "crowd": self.objects["crowd"][own],
+            "area": self.objects["area"][own],
             "index": number,
         }
+        return scene | {"masks": decode_masks(self.segmentations[own], size)} if self.masks else scene  # pyright: ignore
+
+    def sizes(self) -> Int[np.ndarray, "examples 2"]:
+        """(rows, columns) of every image as the json says, without reading one."""
+        return self.objects["sizes"]
 
     @property
     def most_boxes(self) -> int:
@@ -117,19 +153,27 @@ class CocoFolder:
 
 
 class _Report:
-    """Gathers what is left out, and says it once."""
+    """Gathers what is left out and what is mended, and says it once."""
 
     def __init__(self, file: str):
         self._file = file
-        self._ids: dict[str, list[Any]] = {}
+        self._left_out: dict[str, list[Any]] = {}
+        self._mended: dict[str, list[Any]] = {}
 
-    def note(self, kind: str, identity: Any) -> None:
-        self._ids.setdefault(kind, []).append(identity)
+    def leave_out(self, kind: str, identity: Any) -> None:
+        self._left_out.setdefault(kind, []).append(identity)
+
+    def mend(self, kind: str, identity: Any) -> None:
+        self._mended.setdefault(kind, []).append(identity)
 
     def tell(self) -> None:
-        if self._ids:
-            kinds = [f"{len(ids)} {kind} ({_some(ids)})" for kind, ids in self._ids.items()]
-            logger.warning("%s: left out %s", self._file, "; ".join(kinds))
+        parts = [
+            f"{did} " + "; ".join(f"{len(ids)} {kind} ({_some(ids)})" for kind, ids in kinds.items())
+            for did, kinds in (("left out", self._left_out), ("mended", self._mended))
+            if kinds
+        ]
+        if parts:
+            logger.warning("%s: %s", self._file, "; ".join(parts))
 
 
 def _some(ids: list[Any]) -> str:
@@ -138,41 +182,76 @@ def _some(ids: list[Any]) -> str:
 
 
 def _unique(entries: list[dict[str, Any]], kind: str, report: _Report) -> list[dict[str, Any]]:
-    seen: dict[Any, dict[str, Any]] = {}
+    """The first of each id, and all without one."""
+    seen, kept = set(), []
     for entry in entries:
-        if entry["id"] in seen:
-            report.note(kind, entry["id"])
-        seen.setdefault(entry["id"], entry)
-    return list(seen.values())
-
-
-def _boxes(
-    annotations: Any, sizes: Mapping[Any, tuple[int, int]], ids: tuple[int, ...], report: _Report
-) -> Iterator[tuple[Any, list[float], int, bool]]:
-    """(image id, box_xyxy_pixels, class, crowd) of each annotation that can be used."""
-    classes, seen = {identity: number for number, identity in enumerate(ids)}, set()
-    for entry in annotations:
         identity = entry.get("id")
         if identity is not None and identity in seen:
-            report.note("repeated annotation ids", identity)
-            continue
-        seen.add(identity)
-        image, category, box = entry.get("image_id"), entry.get("category_id"), entry.get("bbox")
-        if image not in sizes:
-            report.note("annotations of unknown images", identity)
-        elif category not in classes:
-            report.note("annotations of unknown categories", identity)
-        elif not isinstance(box, list) or len(box) != 4 or not np.isfinite(np.array(box, float)).all():
-            report.note("annotations without a box of four numbers", identity)
+            report.leave_out(kind, identity)
         else:
-            rows, columns = sizes[image]
-            left, top, width, height = map(float, box)
-            right, bottom = min(left + width, columns), min(top + height, rows)
-            left, top = max(left, 0.0), max(top, 0.0)
-            if right > left and bottom > top:
-                yield image, [left, top, right, bottom], classes[category], bool(entry.get("iscrowd", 0))
-            else:
-                report.note("boxes without area in their image", identity)
+            seen.add(identity)
+            kept.append(entry)
+    return kept
+
+
+class _Object(NamedTuple):
+    box: list[float]
+    label: int
+    crowd: bool
+    area: float
+    segmentation: bytes | None
+
+
+def _object(
+    entry: dict[str, Any],
+    sizes: Mapping[Any, tuple[int, int]],
+    classes: Mapping[Any, int],
+    report: _Report,
+    *,
+    masks: bool,
+) -> _Object | None:
+    """An annotation, if it can be used."""
+    identity, image, category = entry.get("id"), entry.get("image_id"), entry.get("category_id")
+    box = _numbers(entry.get("bbox"), 4)
+    if image not in sizes:
+        return report.leave_out("annotations of unknown images", identity)
+    if category not in classes:
+        return report.leave_out("annotations of unknown categories", identity)
+    if box is None:
+        return report.leave_out("annotations without a box of four numbers", identity)
+    rows, columns = sizes[image]
+    whole = [box[0], box[1], box[0] + box[2], box[1] + box[3]]
+    left, top, right, bottom = max(whole[0], 0.0), max(whole[1], 0.0), min(whole[2], columns), min(whole[3], rows)
+    if not (right > left and bottom > top):
+        return report.leave_out("boxes without area in their image", identity)
+    segmentation = compress_segmentation(entry.get("segmentation"), (rows, columns)) if masks else None
+    if masks and segmentation is None:
+        return report.leave_out("annotations without a mask that can be read", identity)
+    if max(abs(edge - cut) for edge, cut in zip(whole, (left, top, right, bottom), strict=True)) > 1:
+        report.mend("boxes that reach out of their image by more than a pixel, which are cut", identity)
+    area = _numbers([entry.get("area")], 1)
+    if area is None or area[0] < 0:
+        report.mend("annotations without an area, which get that of their box", identity)
+        area = [(right - left) * (bottom - top)]
+    crowd = bool(entry.get("iscrowd", 0))
+    return _Object([left, top, right, bottom], classes[category], crowd, area[0], segmentation)
+
+
+def _numbers(values: Any, count: int) -> list[float] | None:
+    """As many finite numbers."""
+    if not isinstance(values, list) or len(values) != count:
+        return None
+    if not all(isinstance(value, int | float) and math.isfinite(value) for value in values):
+        return None
+    return [float(value) for value in values]
+
+
+def _class_ids(file: Path, categories: Mapping[Any, str]) -> tuple[int, ...]:
+    """0 ... the largest id."""
+    wrong = [identity for identity in categories if not isinstance(identity, int) or not 0 <= identity < _MOST_IDS]
+    if wrong:
+        raise UserError(f"{file}: `keep_ids` needs category ids from 0 to {_MOST_IDS - 1}, one is {wrong[0]!r}")
+    return tuple(range(max(categories) + 1))
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -181,13 +260,17 @@ def _read(file: Path) -> dict[str, Any]:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{file}: cannot be read as json: {error}") from error
-    for name, keys in (("images", ("id", "file_name", "height", "width")), ("categories", ("id", "name"))):
-        entries = content.get(name) if isinstance(content, dict) else None
-        if not entries or not isinstance(entries, list):
+    for name, keys in _KEYS.items():
+        entries = (content.get(name) or []) if isinstance(content, dict) else []
+        listed = isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries)
+        if not listed or (keys and not entries):
             raise UserError(f"{file}: has no `{name}`; expected COCO's format, with images, annotations and categories")
         lacking = next(((entry, key) for entry in entries for key in keys if key not in entry), None)
         if lacking is not None:
             raise UserError(f"{file}: an entry of `{name}` has no `{lacking[1]}`: {lacking[0]!r:.120}")
+    for entry in content["images"]:
+        if not all(isinstance(entry[side], int) and entry[side] > 0 for side in ("height", "width")):
+            raise UserError(f"{file}: an image's `height` and `width` are numbers of pixels, 1 or more: {entry!r:.120}")
     numbers = [entry["id"] for entry in content["categories"]]
     if len(set(numbers)) != len(numbers):
         raise UserError(f"{file}: two categories have the same id; ids of `categories` must differ")

@@ -1,8 +1,10 @@
 """Batches of scenes: images of one shape with boxes, or with a class for every pixel.
 
 A scene is a dict: `image` uint8 [H, W, 3]; `labels` int32 [n]; `boxes_xyxy_pixels` float32 [n, 4] (left, top, right,
-bottom; the last two exclusive); where the source has them `masks` bool [n, H, W], `crowd` bool [n] and `class_map`
-uint8 [H, W], 255 where a pixel does not count; and `index`.
+bottom; the last two exclusive); where the source has them `masks` bool [n, H, W], `crowd` bool [n], `area` float32 [n]
+(of the object in pixels of the picture as the source gave it; that of its box if not given) and `class_map` uint8
+[H, W], 255 where a pixel does not count; and `index`. Prepared, it also has `image_size`, (rows, columns) of the
+picture as the source gave it, and `content_size`, the same of the top left part that is no padding, where batches pad.
 """
 
 import functools
@@ -18,7 +20,15 @@ from vitjax.data.scene_geometry import IGNORED
 from vitjax.data.slices import Cut, ExampleReader, ImageStack, Prepared, even_cuts, produce, summarise
 from vitjax.errors import UserError
 
-__all__ = ["IGNORED", "BoxTargets", "ClassMapTargets", "SceneBatches", "SceneTargets", "check_scene"]
+__all__ = [
+    "IGNORED",
+    "BoxTargets",
+    "ClassMapTargets",
+    "SceneBatches",
+    "ScenePreparation",
+    "SceneTargets",
+    "check_scene",
+]
 
 _ADVICE = "end the transforms with SceneResize, SceneCrop or PadTo"
 
@@ -39,15 +49,16 @@ class SceneTargets(Protocol):
 
 @dataclass(frozen=True)
 class BoxTargets:
-    """Boxes as `boxes` float32 [B, S, 4], `labels` int32 [B, S], `box_mask` and `crowd` bool [B, S].
+    """Boxes as `boxes` float32 [B, S, 4], `labels` int32, `box_mask` and `crowd` bool, `area` float32 [B, S].
 
-    A box is (left, top, right, bottom) in 0...1 of the prepared image, padding of the image included.
+    A box is (left, top, right, bottom) in 0...1 of the prepared image: of its `content_size` where it has one,
+    otherwise padding included. Areas are in pixels of the picture as the source gave it.
 
     Attributes:
-        max_boxes: S, the slots of a scene.
+        max_boxes: S, the slots of a scene; 100 hold any image of COCO, and are what DETR finds.
     """
 
-    max_boxes: int
+    max_boxes: int = 100
 
     def __post_init__(self) -> None:
         if self.max_boxes < 1:
@@ -64,7 +75,7 @@ class BoxTargets:
         Raises:
             UserError: there are more boxes than slots.
         """
-        rows, columns = scene["image"].shape[:2]
+        rows, columns = scene.get("content_size", scene["image"].shape[:2])
         boxes = np.asarray(scene.get("boxes_xyxy_pixels", np.zeros((0, 4))), np.float32)
         count = len(boxes)
         if count > self.max_boxes:
@@ -77,10 +88,12 @@ class BoxTargets:
             "labels": np.zeros(self.max_boxes, np.int32),
             "box_mask": np.arange(self.max_boxes) < count,
             "crowd": np.zeros(self.max_boxes, bool),
+            "area": np.zeros(self.max_boxes, np.float32),
         }
         targets["boxes"][:count] = boxes / np.array([columns, rows, columns, rows], np.float32)
         targets["labels"][:count] = scene.get("labels", ())
         targets["crowd"][:count] = scene.get("crowd", False)
+        targets["area"][:count] = scene.get("area", 0.0)
         return targets
 
 
@@ -197,7 +210,7 @@ def _produce(
     state: dict[str, Any],
 ) -> Generator[Produced, None, None]:
     """Batches from a state on: without end, or until `end` examples are all in a batch."""
-    prepare = _Preparation(settings.transforms, settings.targets, len(settings.labels or ()), training=end is None)
+    prepare = ScenePreparation(settings.transforms, settings.targets, len(settings.labels or ()), training=end is None)
     read = ExampleReader(settings.source, order, prepare)
     stack_images = ImageStack("SceneBatches", _ADVICE, settings.transforms, read)
 
@@ -212,7 +225,16 @@ def _produce(
 
 
 @dataclass(frozen=True)
-class _Preparation:
+class ScenePreparation:
+    """From a source's example to what a batch is made of.
+
+    Attributes:
+        transforms: of `scene_transforms`.
+        targets: made of the scene.
+        num_labels: classes of the source; 0 if unknown.
+        training: whether the scene must have what the targets need.
+    """
+
     transforms: tuple[Any, ...]
     targets: SceneTargets
     num_labels: int
@@ -221,7 +243,16 @@ class _Preparation:
     def __call__(
         self, example: dict[str, Any], generator: np.random.Generator, cut: Cut
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        del cut
+        """The image, and the content of `Prepared`."""
+        scene = self.scene(example, generator)
+        return scene["image"], {"image_size": scene["image_size"], **self.targets(scene)}
+
+    def scene(self, example: dict[str, Any], generator: np.random.Generator) -> dict[str, Any]:
+        """The scene, checked, with `image_size` and `area`, and transformed.
+
+        Raises:
+            UserError: it lacks what the targets need, or contradicts itself.
+        """
         missing = [key for key in self.targets.needs if key not in example]
         if missing and self.training:
             raise UserError(
@@ -229,10 +260,13 @@ class _Preparation:
                 f"(={self.targets}) is made of; it has {', '.join(example)}"
             )
         check_scene(example, dict.fromkeys(self.targets.needs, self.num_labels))
-        size = np.array(example["image"].shape[:2], np.int32)
+        scene = example | {"image_size": np.array(example["image"].shape[:2], np.int32)}
+        if "boxes_xyxy_pixels" in scene and "area" not in scene:
+            boxes = np.asarray(scene["boxes_xyxy_pixels"], np.float32).reshape(-1, 4)
+            scene["area"] = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
         for transform in self.transforms:
-            example = transform(example, generator)
-        return example["image"], {"image_size": size, **self.targets(example)}
+            scene = transform(scene, generator)
+        return scene
 
 
 def check_scene(scene: dict[str, Any], num_labels: dict[str, int]) -> None:
@@ -254,7 +288,8 @@ def check_scene(scene: dict[str, Any], num_labels: dict[str, int]) -> None:
             )
     if "class_map" in scene and scene["class_map"].dtype != np.uint8:
         raise UserError(f"{name}: its class_map is {scene['class_map'].dtype}, expected uint8, {IGNORED} for no class")
-    counts = {key: len(scene[key]) for key in ("labels", "boxes_xyxy_pixels", "masks", "crowd") if key in scene}
+    keys = ("labels", "boxes_xyxy_pixels", "masks", "crowd", "area")
+    counts = {key: len(scene[key]) for key in keys if key in scene}
     if "boxes_xyxy_pixels" in scene and len(set(counts.values())) > 1:
         raise UserError(f"{name}: {', '.join(f'{count} {key}' for key, count in counts.items())}; expected as many")
     for key in ("labels", "class_map"):

@@ -22,11 +22,15 @@ IGNORED = 255
 
 
 def fitting_size(size: Sequence[int], side: int, longest: int | None) -> tuple[int, int]:
-    """(rows, columns) with the shorter side at `side`, unless that makes the longer one exceed `longest`."""
-    scale = side / min(size)
-    if longest is not None:
-        scale = min(scale, longest / max(size))
-    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+    """(rows, columns) with the shorter side at `side`, unless that makes the longer one exceed `longest`.
+
+    Rounded as by DETR's authors: the shorter side to the nearest pixel, the longer one down.
+    """
+    short, long = min(size), max(size)
+    if longest is not None and side * long > longest * short:
+        side = max(1, round(longest * short / long))
+    other = side * long // short
+    return (side, other) if size[0] <= size[1] else (other, side)
 
 
 def resize_scene(scene: Scene, size: tuple[int, int], interpolation: str) -> Scene:
@@ -100,7 +104,7 @@ def turn_scene(scene: Scene, angle: float) -> Scene:
 
 def _keep_objects(scene: Scene, kept: Bool[np.ndarray, "n"]) -> Scene:
     """The scene with those of its objects."""
-    keys = [key for key in ("labels", "boxes_xyxy_pixels", "masks", "crowd") if key in scene]
+    keys = [key for key in ("labels", "boxes_xyxy_pixels", "masks", "crowd", "area") if key in scene]
     return scene if kept.all() else scene | {key: scene[key][kept] for key in keys}
 
 

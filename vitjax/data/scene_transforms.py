@@ -3,11 +3,14 @@
 Frozen settings, called with the scene (see `scene_batching`) and the example's own generator; the scene given is not
 changed. Boxes are scaled and clipped as geometry says; masks and class maps move by the nearest pixel. Sizes are (rows,
 columns); one number means a square. What comes into view from outside is black, and 255 in a class map: it does not
-count.
+count. An object's `area` is that of all of it in the picture as the source gave it, and stays.
+
+`planned_size` says beforehand, without pixels, what size a picture will have.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -29,14 +32,30 @@ __all__ = [
     "SSDCrop",
     "SceneCrop",
     "SceneHorizontalFlip",
+    "SceneRandomSizeCrop",
     "SceneResize",
     "SceneResizeShorterSide",
     "SceneRotate",
     "SceneScaleJitter",
+    "SceneSometimes",
     "SceneTransform",
+    "planned_size",
 ]
 
 SceneTransform = Callable[[Scene, np.random.Generator], Scene]
+
+
+def planned_size(transforms: Iterable[Any], size: tuple[int, int], generator: np.random.Generator) -> tuple[int, int]:
+    """(rows, columns) that a picture of this size will have after all of them.
+
+    Exact if the generator is in the state that the transforms will be called with, and every one of them up to the last
+    that changes the size has a method of this name. One without (`OnImage`, `SSDCrop`, `SceneRotate`) is taken to keep
+    the size and to draw nothing.
+    """
+    for transform in transforms:
+        plan = getattr(transform, "planned_size", None)
+        size = size if plan is None else plan(size, generator)
+    return size
 
 
 @dataclass(frozen=True)
@@ -76,6 +95,10 @@ class SceneResize:
         check_size(self.size, "SceneResize")
         check_interpolation(self.interpolation, "SceneResize")
 
+    def planned_size(self, size: tuple[int, int], generator: np.random.Generator) -> tuple[int, int]:
+        """Of the result."""
+        return pair(self.size)
+
     def __call__(self, scene: Scene, generator: np.random.Generator) -> Scene:
         """Stretches."""
         return resize_scene(scene, pair(self.size), self.interpolation)
@@ -103,10 +126,14 @@ class SceneResizeShorterSide:
             check_size(size, "SceneResizeShorterSide")
         check_interpolation(self.interpolation, "SceneResizeShorterSide")
 
+    def planned_size(self, size: tuple[int, int], generator: np.random.Generator) -> tuple[int, int]:
+        """Draws the side, where there are several."""
+        side = self.size if isinstance(self.size, int) else self.size[int(generator.integers(len(self.size)))]
+        return fitting_size(size, side, self.longest)
+
     def __call__(self, scene: Scene, generator: np.random.Generator) -> Scene:
         """Draws the side, where there are several, and resizes."""
-        side = self.size if isinstance(self.size, int) else int(generator.choice(self.size))
-        return resize_scene(scene, fitting_size(scene["image"].shape[:2], side, self.longest), self.interpolation)
+        return resize_scene(scene, self.planned_size(scene["image"].shape[:2], generator), self.interpolation)
 
 
 @dataclass(frozen=True)
@@ -130,10 +157,13 @@ class SceneScaleJitter:
             raise UserError(f"`sides`={self.sides} of SceneScaleJitter, expected (smallest, largest) in pixels")
         check_interpolation(self.interpolation, "SceneScaleJitter")
 
+    def planned_size(self, size: tuple[int, int], generator: np.random.Generator) -> tuple[int, int]:
+        """Draws the side."""
+        return fitting_size(size, int(generator.integers(self.sides[0], self.sides[1] + 1)), self.longest)
+
     def __call__(self, scene: Scene, generator: np.random.Generator) -> Scene:
         """Draws the side and resizes."""
-        side = int(generator.integers(self.sides[0], self.sides[1] + 1))
-        return resize_scene(scene, fitting_size(scene["image"].shape[:2], side, self.longest), self.interpolation)
+        return resize_scene(scene, self.planned_size(scene["image"].shape[:2], generator), self.interpolation)
 
 
 @dataclass(frozen=True)
@@ -148,6 +178,11 @@ class SceneHorizontalFlip:
 
     def __post_init__(self):
         check_rate(self.rate, "SceneHorizontalFlip")
+
+    def planned_size(self, size: tuple[int, int], generator: np.random.Generator) -> tuple[int, int]:
+        """The same; draws."""
+        generator.random()
+        return size
 
     def __call__(self, scene: Scene, generator: np.random.Generator) -> Scene:
         """Flips or returns the scene itself."""
@@ -179,14 +214,94 @@ class SceneCrop:
     def __post_init__(self):
         check_size(self.size, "SceneCrop")
 
+    def planned_size(self, size: tuple[int, int], generator: np.random.Generator) -> tuple[int, int]:
+        """Of the result; draws."""
+        _draw_corner(size, pair(self.size), generator)
+        return pair(self.size)
+
     def __call__(self, scene: Scene, generator: np.random.Generator) -> Scene:
         """Draws the place, crops and pads."""
-        height, width = pair(self.size)
-        rows, columns = scene["image"].shape[:2]
-        top = int(generator.integers(max(rows - height, 0) + 1))
-        left = int(generator.integers(max(columns - width, 0) + 1))
+        (height, width), (rows, columns) = pair(self.size), scene["image"].shape[:2]
+        top, left = _draw_corner((rows, columns), (height, width), generator)
         part = crop_scene(scene, (top, left, min(height, rows), min(width, columns)), self.keep_partial)
         return pad_scene(part, (height, width))
+
+
+def _draw_corner(size: tuple[int, int], part: tuple[int, int], generator: np.random.Generator) -> tuple[int, int]:
+    """(top, left) of a part of a picture; 0 where the part is the longer one."""
+    top, left = (int(generator.integers(max(whole - side, 0) + 1)) for whole, side in zip(size, part, strict=True))
+    return top, left
+
+
+@dataclass(frozen=True)
+class SceneRandomSizeCrop:
+    """A part whose sides are each drawn evenly from `smallest` to `largest`, or to the picture's own where less.
+
+    What is left of a box stays. DETR: 384 to 600 (Carion et al., 2020, arXiv:2005.12872, section 4).
+
+    Attributes:
+        smallest: side, pixels; a shorter side of the picture stays whole.
+        largest: side, pixels.
+    """
+
+    smallest: int
+    largest: int
+
+    def __post_init__(self):
+        if not 1 <= self.smallest <= self.largest:
+            raise UserError(
+                f"`smallest`={self.smallest}, `largest`={self.largest} of SceneRandomSizeCrop: expected sides in "
+                "pixels, 1 or more, the largest not below the smallest"
+            )
+
+    def planned_size(self, size: tuple[int, int], generator: np.random.Generator) -> tuple[int, int]:
+        """Of the result; draws size and place."""
+        part = self._draw_size(size, generator)
+        _draw_corner(size, part, generator)
+        return part
+
+    def __call__(self, scene: Scene, generator: np.random.Generator) -> Scene:
+        """Draws size and place, and crops."""
+        size = scene["image"].shape[:2]
+        part = self._draw_size(size, generator)
+        return crop_scene(scene, (*_draw_corner(size, part, generator), *part), keep_partial=True)
+
+    def _draw_size(self, size: tuple[int, int], generator: np.random.Generator) -> tuple[int, int]:
+        smallest = (min(self.smallest, side) for side in size)
+        height, width = (
+            int(generator.integers(least, min(side, self.largest) + 1))
+            for least, side in zip(smallest, size, strict=True)
+        )
+        return height, width
+
+
+@dataclass(frozen=True)
+class SceneSometimes:
+    """All of some transforms, or none of them.
+
+    DETR's crop: the shorter side to 400, 500 or 600 and a `SceneRandomSizeCrop`, before the usual resizing.
+
+    Attributes:
+        transforms: one after the other.
+        rate: probability, 0...1.
+    """
+
+    transforms: tuple[Any, ...]
+    rate: float | int = 0.5
+
+    def __post_init__(self):
+        check_rate(self.rate, "SceneSometimes")
+
+    def planned_size(self, size: tuple[int, int], generator: np.random.Generator) -> tuple[int, int]:
+        """Draws whether, and what the transforms draw."""
+        return planned_size(self.transforms, size, generator) if generator.random() < self.rate else size
+
+    def __call__(self, scene: Scene, generator: np.random.Generator) -> Scene:
+        """Draws whether, and applies them."""
+        if generator.random() < self.rate:
+            for transform in self.transforms:
+                scene = transform(scene, generator)
+        return scene
 
 
 @dataclass(frozen=True)
@@ -259,6 +374,10 @@ class PadTo:
 
     def __post_init__(self):
         check_size(self.size, "PadTo")
+
+    def planned_size(self, size: tuple[int, int], generator: np.random.Generator) -> tuple[int, int]:
+        """Of the result."""
+        return pair(self.size)
 
     def __call__(self, scene: Scene, generator: np.random.Generator) -> Scene:
         """Pads.

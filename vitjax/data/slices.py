@@ -31,6 +31,7 @@ class Cut(NamedTuple):
         size: its examples, over all processes.
         after: the stream's position after it, as JSON.
         side: pixels a side of its images, where batches differ in that.
+        shape: (rows, columns) of its images, where batches differ in that.
     """
 
     number: int
@@ -38,6 +39,7 @@ class Cut(NamedTuple):
     size: int
     after: Any
     side: int | None = None
+    shape: tuple[int, int] | None = None
 
 
 def even_cuts(batch_size: int, first: int, end: int | None = None) -> Iterator[Cut]:
@@ -71,18 +73,20 @@ class ExampleReader:
 
     Attributes:
         source: of examples.
-        order: from a position to (epoch, index); has a `seed`.
+        order: from a position to (epoch, index), or `None` for a place that stays empty; has a `seed`.
         prepare: `(example, generator, cut) -> (image, content)`; see `Prepared`.
     """
 
     source: Any
-    order: Callable[[int], tuple[int, int]]
+    order: Callable[[int], tuple[int, int] | None]
     prepare: Callable[[dict[str, Any], np.random.Generator, Cut], tuple[np.ndarray, dict[str, Any]]]
 
-    def __call__(self, position: int, cut: Cut) -> Prepared | Broken:
+    def __call__(self, position: int, cut: Cut) -> Prepared | Broken | None:
         """The example, or what stands for one that cannot be read."""
-        started = time.thread_time()
-        epoch, index = self.order(position)
+        started, place = time.thread_time(), self.order(position)
+        if place is None:
+            return None
+        epoch, index = place
         generator = example_generator(self.order.seed, epoch, index)  # pyright: ignore[reportFunctionMemberAccess]
         try:
             example = self.source[index]

@@ -10,7 +10,7 @@ from typing import Any, SupportsIndex
 from vitjax.data.images import DEFAULT_MAX_PIXELS, decode_image
 from vitjax.errors import UserError
 
-__all__ = ["KNOWN_DATA_SETS", "KnownDataSet", "TfdsImages", "tfds_source"]
+__all__ = ["KNOWN_DATA_SETS", "KnownDataSet", "TfdsImages", "prepared_split", "tfds_source"]
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ KNOWN_DATA_SETS = {
 }
 
 # Where a name alone is ambiguous.
-_DEFAULT_CONFIGS = {"sun397": "tfds"}
+_DEFAULT_CONFIGS = {"sun397": "tfds", "coco": "2017", "voc": "2012"}
 
 _NAME = re.compile(
     r"(?P<name>[a-z][a-z0-9_]*)(:(?P<config>[\w.-]+)|/(?P<slash_config>(?!\d+\.\d+\.\d+)[\w.-]+))?(/(?P<version>[\d.*]+))?"
@@ -165,6 +165,29 @@ def tfds_source(
         UserError: the name cannot be read, or the data set is not there as array_record files; the message says how to
             prepare it.
     """
+    directory, chosen = prepared_split(name, split, data_dir=data_dir, tfds_split=tfds_split)
+    source = TfdsImages(directory, chosen, max_pixels)
+    try:
+        empty = len(source) == 0
+    except ValueError as error:
+        splits = ", ".join(source._builder.info.splits)
+        raise UserError(f"tfds:{name}: no split {chosen!r}; {directory} has {splits}") from error
+    if empty or len(source.labels) < 2:
+        raise UserError(
+            f"tfds:{name}: split {chosen!r} in {directory} has {len(source)} examples of {len(source.labels)} classes; "
+            "expected at least 1 of 2"
+        )
+    return source
+
+
+def prepared_split(
+    name: str, split: str, *, data_dir: str | None = None, tfds_split: str | None = None
+) -> tuple[str, str]:
+    """The folder of a prepared data set, and its TFDS split; see `tfds_source`.
+
+    Raises:
+        UserError: see `tfds_source`.
+    """
     if split not in ("train", "validation"):
         raise UserError(f"`split`={split!r} of tfds:{name}, expected 'train' or 'validation'")
     match = _NAME.fullmatch(name)
@@ -180,8 +203,7 @@ def tfds_source(
         directory = _only_config(root / set_name, match["version"])
     if directory is None:
         raise UserError(_how_to_prepare(name, set_name, config, root))
-    source = TfdsImages(str(directory), "", max_pixels)
-    info = source._builder.info
+    info = TfdsImages(str(directory), "")._builder.info
     if info.file_format is None or info.file_format.value != "array_record":
         stored = getattr(info.file_format, "value", "unknown")
         raise UserError(
@@ -189,18 +211,7 @@ def tfds_source(
             'with `pip install "vitjax[tfds-prepare]"` run `tfds convert_format --root_data_dir='
             f"{directory.parent} --out_file_format=array_record`, or prepare it anew in another data_dir"
         )
-    chosen = tfds_split or _choose_split(set_name, split, tuple(info.splits))
-    source = TfdsImages(str(directory), chosen, max_pixels)
-    try:
-        empty = len(source) == 0
-    except ValueError as error:
-        raise UserError(f"tfds:{name}: no split {chosen!r}; {directory} has {', '.join(info.splits)}") from error
-    if empty or len(source.labels) < 2:
-        raise UserError(
-            f"tfds:{name}: split {chosen!r} in {directory} has {len(source)} examples of {len(source.labels)} classes; "
-            "expected at least 1 of 2"
-        )
-    return source
+    return str(directory), tfds_split or _choose_split(set_name, split, tuple(info.splits))
 
 
 def _choose_split(set_name: str, split: str, available: tuple[str, ...]) -> str:

@@ -80,6 +80,17 @@ class CocoBoxes:
             evaluation.summarize()
         return dict(zip(NUMBERS, map(float, evaluation.stats), strict=True))
 
+    def without_duplicates(self, threshold: float) -> "CocoBoxes":
+        """The same images and truth without detections that overlap a better one of their class (suppression, NMS).
+
+        Args:
+            threshold: IoU above which the worse one is dropped.
+        """
+        thinned = CocoBoxes()
+        thinned._images, thinned._truth = self._images, self._truth
+        thinned._found = [rows[_distinct(rows, threshold)] for rows in self._found]
+        return thinned
+
     def class_precision(self) -> dict[int, float]:
         """AP of each class that has objects."""
         evaluation = self._evaluated()
@@ -136,3 +147,17 @@ def _found_entry(row: list[float]) -> dict[str, Any]:
 def _xywh(boxes_xyxy: np.ndarray) -> np.ndarray:
     boxes = np.asarray(boxes_xyxy, np.float64)
     return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+
+
+def _distinct(rows: np.ndarray, threshold: float) -> list[int]:
+    """Numbers of the detections that no better one of their class overlaps, best first; rows of `CocoBoxes`."""
+    low, high, labels = rows[:, :2], rows[:, :2] + rows[:, 2:4], rows[:, -1]
+    area = rows[:, 2] * rows[:, 3]
+    kept: list[int] = []
+    for number in np.argsort(-rows[:, 4], kind="stable").tolist():
+        sides = np.minimum(high[number], high[kept]) - np.maximum(low[number], low[kept])
+        shared = np.prod(np.maximum(sides, 0), axis=1)
+        duplicate = shared > threshold * (area[number] + area[kept] - shared)
+        if not (duplicate & (labels[kept] == labels[number])).any():
+            kept.append(number)
+    return kept

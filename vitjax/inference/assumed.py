@@ -10,7 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vitjax.data.transforms import CentreCrop, Resize, ResizeShorterSide
+from vitjax.inference.detr_preparation import detr_batches
 from vitjax.models.deeplab import DeepLabV3
+from vitjax.models.detr import DETR
+from vitjax.models.detr_panoptic import PanopticDETR
 from vitjax.models.efficientvit import EfficientViT
 from vitjax.models.mobilevit import MobileViT
 from vitjax.models.mobilevit_v2 import MobileViTV2
@@ -18,7 +21,9 @@ from vitjax.models.resnet import ResNet
 from vitjax.models.ssdlite import SSDLite
 from vitjax.tasks.classification import Classification
 from vitjax.tasks.detection import AnchorDetection
+from vitjax.tasks.panoptic import Panoptic
 from vitjax.tasks.segmentation import Segmentation
+from vitjax.tasks.set_prediction import SetPrediction
 
 __all__ = ["Assumed", "assumed_of"]
 
@@ -34,6 +39,7 @@ class Assumed:
         interpolation: one of `vitjax.data.transforms.INTERPOLATIONS`.
         open_order: layouts of files that are found with both orders of channels; all others' are red, green, blue.
         task: makes the task from `mean` and `std`.
+        batches: makes the batches for pictures of the module's size, where they are not `ImageBatches`.
     """
 
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
@@ -42,6 +48,7 @@ class Assumed:
     interpolation: str = "bicubic"
     open_order: tuple[str, ...] = field(default=())
     task: Callable[..., Any] = Classification
+    batches: Callable[[tuple[int, int]], Any] | None = None
 
     def transforms(self, size: tuple[int, int]) -> tuple[Any, ...]:
         """To rows and columns of a picture."""
@@ -54,8 +61,14 @@ class Assumed:
         return None if layout in self.open_order else "rgb"
 
 
+def _coco_panoptic(mean: tuple[float, ...], std: tuple[float, ...]) -> Panoptic:
+    """The authors' heads number classes by COCO's ids: up to 90 they are things, above it stuff."""
+    return Panoptic(stuff=tuple(range(91, 250)), detection=SetPrediction(mean, std))
+
+
 _PLAIN: dict[str, Any] = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0), "crop_share": 256 / 288}
-_IMAGENET = Assumed(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+_IMAGENET_STATISTICS: dict[str, Any] = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+_IMAGENET = Assumed(**_IMAGENET_STATISTICS)
 
 _ASSUMED: Mapping[type, Assumed] = {
     # The authors' first release of MobileViT reads pictures with OpenCV, later ones do not; transformers' files hold
@@ -73,6 +86,8 @@ _ASSUMED: Mapping[type, Assumed] = {
     SSDLite: Assumed(**{**_PLAIN, "crop_share": None}, open_order=("authors",), task=AnchorDetection),
     EfficientViT: _IMAGENET,
     ResNet: _IMAGENET,
+    DETR: Assumed(**_IMAGENET_STATISTICS, task=SetPrediction, batches=detr_batches),
+    PanopticDETR: Assumed(**_IMAGENET_STATISTICS, task=_coco_panoptic, batches=detr_batches),
 }
 
 

@@ -159,8 +159,10 @@ def open_checkpoint(
     for candidate in given:
         try:
             prepared = candidate.prepare(arrays)
-            sized = keywords | sizes_of(target, prepared)
-            sized |= _told_by_shapes(candidate, _build(target, candidate, sized, name), prepared, any_size=any_size)
+            sizes = sizes_of(target, prepared)
+            first = _build(target, candidate, keywords | sizes, name)
+            # A `_tables` file that counts the classes itself goes before: its head is not called `head`.
+            sized = keywords | _told_by_shapes(candidate, first, prepared, any_size=any_size) | sizes
             module = _build(target, candidate, sized, name)
             task, batches = default_preparation(module)
             filled = _import(candidate, module, prepared, (task, batches), f"{path}, as {name} of {candidate.name}")

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from vitjax.errors import UserError
+from vitjax.inference.foreign_huggingface_detr import read_detr
 from vitjax.inference.foreign_huggingface_mobile import read_mobilevit, read_mobilevit_v2, read_resnet
 from vitjax.inference.foreign_huggingface_vit import read_vit
 from vitjax.inference.foreign_types import Description, need
@@ -33,5 +34,6 @@ _MODELS: Mapping[str, Callable[[dict[str, Any], Path], Description]] = {
     "mobilevit": read_mobilevit,
     "mobilevitv2": read_mobilevit_v2,
     "resnet": read_resnet,
+    "detr": read_detr,
 }
 """`model_type` -> what reads it."""

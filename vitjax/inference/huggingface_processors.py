@@ -15,7 +15,7 @@ from vitjax.inference.evaluation_modes import CropOrPad
 from vitjax.inference.foreign_types import need
 from vitjax.tasks.classification import Classification
 
-__all__ = ["RESAMPLING", "preparation_of"]
+__all__ = ["RESAMPLING", "preparation_of", "read_processor", "statistics_of"]
 
 RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 """`resample`, a number of `PIL.Image.Resampling`, -> ours."""
@@ -65,14 +65,13 @@ def preparation_of(
     Raises:
         UserError: the file is damaged, or says something that cannot be done.
     """
-    present = [folder / name for name in _FILES if (folder / name).is_file()]
-    file = present[0] if present else folder / _FILES[0]
-    given = _read(file) if present else dict(otherwise)
+    present = read_processor(folder)
+    file, given = present or (folder / _FILES[0], dict(otherwise))
     name = str(given.get("image_processor_type") or given.get("feature_extractor_type") or "")
     kind = next((kind for start, kind in _KINDS.items() if name.startswith(start)), _Kind())
     processor = {**kind.defaults, **{key: value for key, value in given.items() if value is not None}, **kind.never}
     transforms = _transforms(processor, kind, size, file, notes)
-    mean, std = _statistics(processor, file)
+    mean, std = statistics_of(processor, file)
     turned = given.get("do_flip_channel_order", kind.defaults.get("do_flip_channel_order", False))
     if turned not in (True, False, None):
         raise UserError(f"{file}: `do_flip_channel_order` (={turned!r}) must be true or false")
@@ -88,14 +87,22 @@ def preparation_of(
     return task, batches, None if turned is None else "bgr" if turned else "rgb"
 
 
-def _read(file: Path) -> dict[str, Any]:
+def read_processor(folder: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The image processor's file in a folder, and its content; `None` where there is none.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    file = next((folder / name for name in _FILES if (folder / name).is_file()), None)
+    if file is None:
+        return None
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{file}: the file is damaged, it is no JSON: {error}") from error
     if not isinstance(content, dict):
         raise UserError(f"{file}: expected a JSON object, found a {type(content).__name__}")
-    return content.get("image_processor", content)
+    return file, content.get("image_processor", content)
 
 
 def _transforms(
@@ -148,7 +155,7 @@ def _share_of(side: int, processor: Mapping[str, Any], interpolation: str, file:
     return [ResizeShorterSide(math.floor(side / share), interpolation), CropOrPad((side, side), halves_down=True)]
 
 
-def _statistics(processor: Mapping[str, Any], file: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def statistics_of(processor: Mapping[str, Any], file: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation in units of the brightest value, whatever `rescale_factor` the file multiplies by."""
     mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     if need(processor, "do_normalize", bool, file, True):

@@ -55,8 +55,10 @@ def default_preparation(module: Any) -> tuple[Any, Any]:
         )
         return PackedClassification(), batches
     assumed = assumed_of(module)
-    transforms = assumed.transforms(image_shape_of(module))
     task = assumed.task(mean=assumed.mean, std=assumed.std)
+    if assumed.batches is not None:
+        return task, assumed.batches(image_shape_of(module))
+    transforms = assumed.transforms(image_shape_of(module))
     return task, ImageBatches(source=None, transforms=transforms, batch_size=16)
 
 

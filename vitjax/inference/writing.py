@@ -15,10 +15,12 @@ import numpy as np
 
 from vitjax.errors import UserError
 from vitjax.inference import writing_mobile, writing_vit
+from vitjax.inference.foreign_huggingface_detr import detr_to_huggingface
 from vitjax.inference.foreign_types import Holding, Parts, demand
 from vitjax.inference.fusing import is_fused
 from vitjax.models import layouts_of
 from vitjax.models.deeplab import DeepLabV3
+from vitjax.models.detr import DETR
 from vitjax.models.efficientvit import EfficientViT
 from vitjax.models.mobilevit import MobileViT
 from vitjax.models.mobilevit_v2 import MobileViTV2
@@ -45,9 +47,13 @@ FORMATS: Mapping[str, Mapping[type, Callable[[Holding], tuple[Parts, set[str]]]]
         MobileViTV2: writing_mobile.mobilevit_v2_to_huggingface,
         ResNet: writing_mobile.resnet_to_huggingface,
         DeepLabV3: writing_mobile.deeplab_to_huggingface,
+        DETR: detr_to_huggingface,
     },
 }
 """Format -> class of the module -> what makes its JSON files, and names the settings that these say."""
+
+_FROZEN_NORMS: tuple[type, ...] = (DETR,)
+"""Models whose norms are frozen there and count no batches."""
 
 _AT_OTHER_SIZES = ("positions", "bias_resampling")
 """Settings of how tables are resampled, which play no part at the model's own size."""
@@ -80,7 +86,8 @@ def write_foreign(folder: Path, format: str, bundle: Holding) -> None:
         _check_numerics(module, layouts[format].settings, expressed)
         arrays = export_weights(layouts[format].rules(module), bundle.arrays())
         # torch counts a norm's batches; nothing reads the number, but both libraries miss it.
-        norms = [key.removesuffix("running_mean") for key in arrays if key.endswith(".running_mean")]
+        counted = () if type(module) in _FROZEN_NORMS else arrays
+        norms = [key.removesuffix("running_mean") for key in counted if key.endswith(".running_mean")]
         arrays |= {f"{key}num_batches_tracked": np.zeros((), np.int64) for key in norms}
     except UserError as error:
         raise UserError(f"`format` (={format!r}) cannot hold this {name}: {error}") from error

@@ -32,6 +32,8 @@ _FILES = (
     "mobilevit",
     "mobilevit_v2",
     "resnet",
+    "detr",
+    "detr_panoptic",
 )
 """Files of this package with `VARIANTS` (name -> keywords) and `MODEL` (what takes them)."""
 

@@ -8,12 +8,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vitjax.arrays import Array, Float
+from vitjax.arrays import Array, Float, Int
 from vitjax.errors import UserError
 from vitjax.layers.batch_norm import BatchNorm
 from vitjax.layers.conv_norm import ConvNorm, FoldedConv, fold_norms
 from vitjax.layers.dense import Dense
 from vitjax.ops.max_pooling import max_pool
+from vitjax.ops.padded_maps import clear_padding, halved_size
 from vitjax.paths import flatten, unflatten
 
 __all__ = ["MODEL", "VARIANTS", "Bottleneck", "ResNet", "ResNetTrunk"]
@@ -45,12 +46,21 @@ class Bottleneck(nn.Module):
     dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B H W inputs"], train: bool) -> Float[Array, "B h w outputs"]:
-        """The last norm's scale starts at zero, so that the block starts as its shortcut (Goyal et al. 2017)."""
+    def __call__(
+        self, x: Float[Array, "B H W inputs"], train: bool, content_size: Int[Array, "B 2"] | None = None
+    ) -> Float[Array, "B h w outputs"]:
+        """The last norm's scale starts at zero, so that the block starts as its shortcut (Goyal et al. 2017).
+
+        Args:
+            x: a map.
+            train: see `ResNetTrunk`.
+            content_size: rows and columns of `x` that are the picture, where the rest is padding.
+        """
         features = _EXPANSION * self.width
         conv = functools.partial(self.conv_norm, dtype=self.dtype)
         y = conv(self.width, activation=jax.nn.relu, name="reduce")(x, train)
         steps = {"stride": self.stride, "dilation": self.dilation}
+        y = clear_padding(y, content_size)
         y = conv(self.width, kernel_size=3, **steps, activation=jax.nn.relu, name="spatial")(y, train)
         y = conv(features, scale_init=nn.initializers.zeros_init(), name="expand")(y, train)
         if self.stride != 1 or x.shape[-1] != features:
@@ -88,9 +98,24 @@ class ResNetTrunk(nn.Module):
         if self.output_stride not in _STRIDES:
             raise UserError(f"ResNet: `output_stride` (={self.output_stride}) must be 32, 16 or 8")
 
+    @property
+    def stride(self) -> int:
+        """Pixels of the image per pixel of the last map."""
+        return self.output_stride
+
     @nn.compact
-    def __call__(self, images: Float[Array, "B H W C"], *, train: bool = False) -> dict[str, Float[Array, "B _ _ _"]]:
+    def __call__(
+        self, images: Float[Array, "B H W C"], content_size: Int[Array, "B 2"] | None = None, *, train: bool = False
+    ) -> dict[str, Float[Array, "B _ _ _"]]:
         """The map that leaves each stage, `stage_1` to `stage_4`, at 1/4, 1/8, 1/16 and 1/32 of the image.
+
+        Args:
+            images: of any size from the network's stride on.
+            content_size: rows and columns of each picture, at the top left of its image. What is outside is kept at
+                zero wherever a kernel could reach it, and a picture's pixels are those that it has alone; the
+                maps outside mean nothing. `None` takes the whole image for content. Batch statistics
+                that are not frozen see the padding all the same.
+            train: batch statistics are used and updated, unless they are frozen.
 
         Raises:
             UserError: the images are smaller than the stride, or the model is fused and `train`.
@@ -105,7 +130,11 @@ class ResNetTrunk(nn.Module):
         conv_norm = functools.partial(self.conv_norm, norm=self.norm, kernel_init=_CONV_INIT)
         x = jnp.asarray(images, jnp.dtype(self.dtype))
         stem = conv_norm(self.width, kernel_size=7, stride=2, activation=jax.nn.relu, dtype=self.dtype, name="stem")
-        x = max_pool(stem(x, train))
+        x = stem(clear_padding(x, content_size), train)
+        size = halved_size(content_size, 2)
+        # The picture's pixels are behind a ReLU: to their largest a zero outside is what torch's -inf around is.
+        x = max_pool(clear_padding(x, size))
+        size = halved_size(size, 2)
         self.sow("intermediates", "stem_output", x)
         found, dilation = {}, 1
         for stage, (depth, stride) in enumerate(zip(self.depths, _STRIDES[self.output_stride], strict=True), start=1):
@@ -118,7 +147,8 @@ class ResNetTrunk(nn.Module):
                     conv_norm=conv_norm,
                     dtype=self.dtype,
                     name=f"stage_{stage}_block_{number}",
-                )(x, train)
+                )(x, train, size)
+                size = size if number else halved_size(size, stride)
             dilation = following
             found[f"stage_{stage}"] = x
             self.sow("intermediates", f"stage_{stage}", x)

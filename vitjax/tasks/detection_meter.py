@@ -21,7 +21,14 @@ class DetectionMeter:
     objects are smaller than their boxes. Boxes are xyxy in 0...1 of an image that shows the whole original.
     """
 
-    def __init__(self):
+    def __init__(self, nms_threshold: float | None = None):
+        """An empty meter.
+
+        Args:
+            nms_threshold: if given, AP is also computed without duplicates and called `AP_nms`; see
+                `CocoBoxes.without_duplicates`.
+        """
+        self._nms_threshold = nms_threshold
         self._totals: dict[str, tuple[float, float]] = {}
         self._boxes = CocoBoxes()
 
@@ -52,7 +59,10 @@ class DetectionMeter:
         if not len(self._boxes):
             raise UserError("evaluation saw no image: the evaluation data is empty, or none of its files can be read")
         means = {name: total / count if count else 0.0 for name, (total, count) in self._totals.items()}
-        return means | self._boxes.numbers()
+        numbers = self._boxes.numbers()
+        if self._nms_threshold is not None:
+            numbers["AP_nms"] = self._boxes.without_duplicates(self._nms_threshold).numbers()["AP"]
+        return means | numbers
 
 
 def _in_pixels(boxes: Any, sizes: Any) -> np.ndarray:

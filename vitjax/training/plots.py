@@ -15,7 +15,7 @@ _SHOWN = 24
 
 
 def draw_curves(rows: Sequence[dict[str, Any]], folder: Path) -> None:
-    """`loss.png`, and `scores.png` with every other metric that both training and evaluation have.
+    """`loss.png`, and `scores.png` with a panel for every other metric of the evaluation.
 
     Args:
         rows: of `metrics.jsonl`.
@@ -30,15 +30,19 @@ def draw_curves(rows: Sequence[dict[str, Any]], folder: Path) -> None:
 
 
 def _draw_lines(path: Path, names: Sequence[str], train: Sequence[dict], evaluation: Sequence[dict]) -> None:
-    figure, axes = _figure(7.0, 4.0)
-    for number, name in enumerate(names):
+    across = min(len(names), 4)
+    down = -(-len(names) // across)
+    figure, panels = _figure(3.5 * max(across, 2), 2.5 * down + 1.5, down, across)
+    for axes in panels.flat[len(names) :]:
+        axes.set_axis_off()
+    for axes, name in zip(panels.flat, names, strict=False):
         for rows, style, label in ((train, "-", "training"), (evaluation, "o--", "held back")):
             points = [(row["step"], row[name]) for row in rows if name in row]
             if points:
-                axes.plot(*zip(*points, strict=True), style, color=f"C{number}", markersize=4, label=f"{name}, {label}")
-    axes.set_xlabel("step")
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+                axes.plot(*zip(*points, strict=True), style, markersize=4, label=f"{name}, {label}")
+        axes.set_xlabel("step")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
     figure.savefig(path, dpi=100)
 
 
@@ -96,7 +100,8 @@ def _draw_rows(path: Path, segments: np.ndarray) -> None:
     colours = np.concatenate([np.ones((1, 3)), colormaps["tab20"].colors])  # pyright: ignore[reportAttributeAccessIssue]
     shown = segments[:_SHOWN]
     picture = colours[np.where(shown > 0, (shown - 1) % 20 + 1, 0)]
-    figure, axes = _figure(10.0, 1 + 0.25 * len(shown))
+    figure, panels = _figure(10.0, 1 + 0.25 * len(shown))
+    axes = panels[0, 0]
     axes.imshow(picture, aspect="auto", interpolation="nearest")
     axes.set_xlabel("token")
     axes.set_ylabel("row")
@@ -107,24 +112,23 @@ def _draw_rows(path: Path, segments: np.ndarray) -> None:
 def _draw_images(path: Path, images: Sequence[np.ndarray], titles: Sequence[str]) -> None:
     columns = min(8, len(images))
     rows = -(-len(images) // columns)
-    figure, _ = _figure(1.3 * columns, 1.5 * rows)
-    figure.clear()
-    for number, image in enumerate(images):
-        axes = figure.add_subplot(rows, columns, number + 1)
+    figure, panels = _figure(1.3 * columns, 1.5 * rows, rows, columns)
+    for axes in panels.flat:
+        axes.set_axis_off()
+    for number, (axes, image) in enumerate(zip(panels.flat, images, strict=False)):
         axes.imshow(image.squeeze(), cmap="gray" if image.shape[-1] == 1 else None, vmin=0, vmax=255)
         axes.set_title(titles[number] if number < len(titles) else "", fontsize=8)
-        axes.axis("off")
     figure.savefig(path, dpi=100)
 
 
-def _figure(width: float, height: float) -> tuple[Any, Any]:
-    """A figure that needs no display and no global state."""
+def _figure(width: float, height: float, down: int = 1, across: int = 1) -> tuple[Any, np.ndarray]:
+    """A figure that needs no display and no global state, and its panels `[down, across]`."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, figure.add_subplot()
+    return figure, figure.subplots(down, across, squeeze=False)
 
 
 def _name(label: Any, labels: Sequence[str] | None) -> str:

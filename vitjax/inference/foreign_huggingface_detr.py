@@ -1,0 +1,162 @@
+"""transformers' DETR, read from and written to a folder: `config.json`, image processor, weights.
+
+Defaults are those of its config class. Its backbone is timm's ResNet or its own.
+"""
+
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vitjax.data.padded_scenes import PaddedSceneBatches
+from vitjax.data.scene_transforms import SceneResizeShorterSide
+from vitjax.errors import UserError
+from vitjax.inference.detr_preparation import detr_batches
+from vitjax.inference.foreign_types import Description, Holding, Parts, demand, need
+from vitjax.inference.huggingface_parts import check_class, labels_of
+from vitjax.inference.huggingface_processors import RESAMPLING, read_processor, statistics_of
+from vitjax.inference.writing_preparation import labels_of as written_labels
+from vitjax.layers.batch_norm import BatchNorm
+from vitjax.models.detr import DETR
+from vitjax.models.resnet import VARIANTS as RESNETS
+from vitjax.models.resnet import ResNetTrunk
+from vitjax.tasks.set_prediction import SetPrediction
+
+__all__ = ["detr_to_huggingface", "read_detr"]
+
+_SIDES = (("encoder_attention_heads", "decoder_attention_heads", 8), ("encoder_ffn_dim", "decoder_ffn_dim", 2048))
+_IN_TRAINING = ("encoder_layerdrop", "decoder_layerdrop")
+_TRUNK = functools.partial(ResNetTrunk, norm=functools.partial(BatchNorm, frozen=True))
+
+
+def read_detr(config: dict[str, Any], file: Path) -> Description:
+    """`DetrForObjectDetection`; pictures of a batch do not see each other's padding here.
+
+    Raises:
+        UserError: another class, or a value that is missing, out of range or of another network.
+    """
+    check_class(config, file, ("DetrForObjectDetection",))
+    for key, only in (("position_embedding_type", "sine"), ("activation_function", "relu")):
+        if config.get(key, only) != only:
+            raise UserError(f"{file}: `{key}` (={config[key]!r}): only {only!r} is known here")
+    for one, other, default in _SIDES:
+        sizes = [need(config, key, int, file, default) for key in (one, other)]
+        if sizes[0] != sizes[1]:
+            raise UserError(f"{file}: `{one}` (={sizes[0]}) and `{other}` (={sizes[1]}) must be equal here")
+    notes: list[str] = []
+    labels = labels_of(config, file, notes)
+    rate = float(need(config, "dropout", (int, float), file, 0.1))
+    lost = [key for key in _IN_TRAINING if config.get(key)]
+    lost += [key for key in ("attention_dropout", "activation_dropout") if config.get(key, 0.0) != rate]
+    if lost:
+        notes.append(f"of use in training only, and not taken over: {', '.join(lost)}; `dropout_rate` is {rate}")
+    trunk, layout = _read_backbone(config, file)
+    task, batches, size = _read_preparation(file.parent, notes)
+    keywords = {
+        "num_classes": len(labels),
+        "image_size": size,
+        "num_queries": need(config, "num_queries", int, file, 100),
+        "width": need(config, "d_model", int, file, 256),
+        "num_heads": need(config, "encoder_attention_heads", int, file, 8),
+        "mlp_width": need(config, "encoder_ffn_dim", int, file, 2048),
+        "encoder_depth": need(config, "encoder_layers", int, file, 6),
+        "decoder_depth": need(config, "decoder_layers", int, file, 6),
+        "dropout_rate": rate,
+        "backbone": trunk,
+    }
+    return Description(DETR, keywords, layout, task, batches, labels, notes=tuple(notes))
+
+
+def _read_backbone(config: Mapping[str, Any], file: Path) -> tuple[Any, str]:
+    """The factory of the trunk, and the layout that has its names."""
+    body = config.get("backbone_config")
+    if body is not None and not isinstance(body, Mapping):
+        raise UserError(f"{file}: `backbone_config` must be an object, found {body!r:.60}")
+    kind = body.get("model_type") if body else "timm_backbone" if config.get("use_timm_backbone", True) else "resnet"
+    body = body or {}
+    if kind == "resnet":
+        if body.get("layer_type", "bottleneck") != "bottleneck" or body.get("downsample_in_bottleneck"):
+            raise UserError(
+                f"{file}: `backbone_config`: only bottlenecks that stride in their 3x3 convolution are known"
+            )
+        width = need(body, "embedding_size", int, file, 64)
+        hidden = tuple(need(body, "hidden_sizes", (list, tuple), file, (256, 512, 1024, 2048)))
+        if hidden != tuple(4 * width * 2**stage for stage in range(4)):
+            raise UserError(
+                f"{file}: `hidden_sizes` (={hidden}) must begin with 4 `embedding_size` (={width}) and double"
+            )
+        depths = tuple(need(body, "depths", (list, tuple), file, (3, 4, 6, 3)))
+        return functools.partial(_TRUNK, depths=depths, width=width), "huggingface"
+    name = body.get("backbone") or config.get("backbone") or "resnet50"
+    plain = str(name).split(".")[0]
+    if kind != "timm_backbone" or plain not in RESNETS:
+        raise UserError(
+            f"{file}: the backbone {name!r} ({kind}) is unknown here; known: {', '.join(RESNETS)} of timm, resnet"
+        )
+    stride = body.get("output_stride") or (16 if config.get("dilation") else 32)
+    return functools.partial(_TRUNK, depths=RESNETS[plain]["depths"], output_stride=stride), "huggingface_timm"
+
+
+def _read_preparation(folder: Path, notes: list[str]) -> tuple[SetPrediction, PaddedSceneBatches, tuple[int, int]]:
+    """Task, batches, and the sides of pictures, from the image processor's file; what it does by itself without one."""
+    found = read_processor(folder)
+    if found is None:
+        notes.append("there is no preprocessor_config.json beside it; pictures are prepared as the authors do")
+    file, given = found or (folder / "preprocessor_config.json", {})
+    processor = {"image_mean": (0.485, 0.456, 0.406), "image_std": (0.229, 0.224, 0.225), **given}
+    for key in ("do_resize", "do_rescale", "do_normalize"):
+        if not need(processor, key, bool, file, True):
+            raise UserError(f"{file}: `{key}` (=false): DETR's pictures are resized, rescaled and normalised here")
+    size = processor.get("size") or {"shortest_edge": 800, "longest_edge": 1333}
+    if isinstance(size, int):  # of older files
+        size = {"shortest_edge": size, "longest_edge": processor.get("max_size", 1333)}
+    if set(size) != {"shortest_edge", "longest_edge"}:
+        raise UserError(f"{file}: `size` (={size}) must have shortest_edge and longest_edge")
+    sides = (int(size["shortest_edge"]), int(size["longest_edge"]))
+    number = need(processor, "resample", int, file, 2)
+    if number not in RESAMPLING:
+        raise UserError(f"{file}: `resample` (={number}) must be one of {RESAMPLING}")
+    mean, std = statistics_of(processor, file)
+    return SetPrediction(mean=mean, std=std), detr_batches(sides, interpolation=RESAMPLING[number]), sides
+
+
+def detr_to_huggingface(bundle: Holding) -> tuple[Parts, set[str]]:
+    """`DetrForObjectDetection` on transformers' own ResNet.
+
+    Raises:
+        UserError: another backbone, one that is dilated, or a preparation without words.
+    """
+    module = bundle.module
+    trunk = module.backbone(parent=None)
+    demand(isinstance(trunk, ResNetTrunk), f"`backbone`: it has none like {type(trunk).__name__}")
+    demand(trunk.output_stride == 32, f"`output_stride` (={trunk.output_stride}): its own ResNet is never dilated")
+    demand(isinstance(bundle.task, SetPrediction), "its task is no set prediction")
+    transforms = getattr(bundle.batches, "transforms", ())
+    resize = transforms[-1] if transforms else None
+    known = isinstance(resize, SceneResizeShorterSide) and len(transforms) == 1 and isinstance(resize.size, int)
+    demand(known, f"the preparation {tuple(transforms)} has no words there, only one SceneResizeShorterSide has")
+    body = {
+        "model_type": "resnet", "num_channels": 3, "embedding_size": trunk.width,
+        "hidden_sizes": [4 * trunk.width * 2**stage for stage in range(4)], "depths": list(trunk.depths),
+        "layer_type": "bottleneck", "hidden_act": "relu", "downsample_in_first_stage": False,
+        "downsample_in_bottleneck": False, "out_features": ["stage4"],
+    }  # fmt: skip
+    config = {
+        "architectures": ["DetrForObjectDetection"], "model_type": "detr", "is_encoder_decoder": True,
+        "num_channels": 3, "num_queries": module.num_queries, "d_model": module.width,
+        "encoder_layers": module.encoder_depth, "decoder_layers": module.decoder_depth,
+        "encoder_attention_heads": module.num_heads, "decoder_attention_heads": module.num_heads,
+        "encoder_ffn_dim": module.mlp_width, "decoder_ffn_dim": module.mlp_width, "activation_function": "relu",
+        "dropout": module.dropout_rate, "attention_dropout": module.dropout_rate,
+        "activation_dropout": module.dropout_rate, "position_embedding_type": "sine", "use_timm_backbone": False,
+        "use_pretrained_backbone": False, "backbone": None, "backbone_config": body, "dilation": False,
+        **written_labels(bundle), "dtype": "float32",
+    }  # fmt: skip
+    numbers = {name: number for number, name in RESAMPLING.items()}
+    size = {"shortest_edge": resize.size, "longest_edge": resize.longest or 10**6}
+    processor = {
+        "image_processor_type": "DetrImageProcessor", "format": "coco_detection", "do_resize": True, "size": size,
+        "resample": numbers[resize.interpolation], "do_rescale": True, "rescale_factor": 1 / 255,
+        "do_normalize": True, "image_mean": list(bundle.task.mean), "image_std": list(bundle.task.std), "do_pad": True,
+    }  # fmt: skip
+    return {"config.json": config, "preprocessor_config.json": processor}, {"backbone"}
