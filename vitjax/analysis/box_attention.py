@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from vitjax.arrays import Float, Tree, UInt8
@@ -117,7 +118,7 @@ def _reader(module: Any, block: int | None) -> Any:
             )
         (maps,), (projected,) = decoder[name]["cross_attention"]["map"], state["intermediates"]["projected"]
         maps = maps.reshape(*maps.shape[:3], *projected.shape[1:3])
-        return outputs["logits"][-1], xyxy_of(outputs["boxes"][-1]), maps
+        return jnp.asarray(outputs["logits"][-1]), jnp.asarray(xyxy_of(outputs["boxes"][-1])), jnp.asarray(maps)
 
     return read
 

@@ -23,7 +23,7 @@ def detr_batches(
     shorter, longest = (size, size) if isinstance(size, int) else sorted(size)
     common = min(longest, shorter * 4 // 3)
     sides = [(_up(shorter), _up(side)) for side in (common, longest)]
-    shapes = dict.fromkeys(shape for side in sides for shape in (side, side[::-1]))
+    shapes = dict.fromkeys(shape for rows, columns in sides for shape in ((rows, columns), (columns, rows)))
     return PaddedSceneBatches(
         source=None,
         batch_size=batch_size,

@@ -132,7 +132,7 @@ def detr_to_huggingface(bundle: Holding) -> tuple[Parts, set[str]]:
     demand(trunk.output_stride == 32, f"`output_stride` (={trunk.output_stride}): its own ResNet is never dilated")
     demand(isinstance(bundle.task, SetPrediction), "its task is no set prediction")
     transforms = getattr(bundle.batches, "transforms", ())
-    resize = transforms[-1] if transforms else None
+    resize: Any = transforms[-1] if transforms else None
     known = isinstance(resize, SceneResizeShorterSide) and len(transforms) == 1 and isinstance(resize.size, int)
     demand(known, f"the preparation {tuple(transforms)} has no words there, only one SceneResizeShorterSide has")
     body = {

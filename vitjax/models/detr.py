@@ -158,7 +158,11 @@ class DETR(nn.Module):
         projected = self.projection(list(maps.values())[-1])
         self.sow("intermediates", "projected", projected)
         batch, *sides, width = projected.shape
-        mask = None if content_size is None else self._mask(content_size, images.shape[1:3], (sides[0], sides[1]))
+        mask = (
+            None
+            if content_size is None
+            else self._mask(content_size, (images.shape[1], images.shape[2]), (sides[0], sides[1]))
+        )
         everywhere = np.ones((1, *sides), bool) if mask is None else mask
         positions = masked_sine_positions(everywhere, width).astype(projected.dtype)
         positions = jnp.broadcast_to(positions, projected.shape).reshape(-1, width)

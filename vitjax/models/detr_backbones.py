@@ -126,7 +126,7 @@ class NaViTBackbone(nn.Module):
                 f"(={self.max_grid}) must be as large"
             )
         mask = content_mask(sizes, np.arange(grid[0]) * size, np.arange(grid[1]) * size)
-        places = jnp.asarray(np.stack(np.indices(grid), axis=-1).reshape(1, -1, 2), jnp.int32)
+        places = jnp.asarray(np.moveaxis(np.indices(grid), 0, -1).reshape(1, -1, 2), jnp.int32)
         make = partial(self.model, patch_size=size, max_grid=self.max_grid, num_classes=0, pool=_AllPackedTokens)
         tokens = make(norm_before_head=None, dtype=self.dtype, name="navit")(
             patches,

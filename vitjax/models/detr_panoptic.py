@@ -214,9 +214,8 @@ class PanopticDETR(nn.Module):
         """DETR's submodules beside `mask_attention` and `mask_head`."""
         self.boxes = self.detector(num_classes=self.num_classes, image_size=self.image_size)
         nn.share_scope(self, self.boxes)
-        sizes = {"dtype": self.boxes.dtype}
-        self.mask_attention = MaskAttention(self.boxes.num_heads, **sizes)
-        self.mask_head = MaskHead(self.boxes.width, **sizes)
+        self.mask_attention = MaskAttention(self.boxes.num_heads, dtype=self.boxes.dtype)
+        self.mask_head = MaskHead(self.boxes.width, dtype=self.boxes.dtype)
 
     def describe(self, images: Any, content_size: Any = None, select: Any = None) -> str:
         """The attention that runs for these inputs, in words."""
@@ -254,7 +253,7 @@ class PanopticDETR(nn.Module):
             queries = outputs["mask_queries"] = jax.lax.stop_gradient(jnp.asarray(select(outputs), jnp.int32))
             states = jnp.take_along_axis(states, jnp.maximum(queries, 0)[..., None], axis=1)
             needed = queries >= 0
-        levels, masks = self._levels(reading, content_size, images.shape[1:3])
+        levels, masks = self._levels(reading, content_size, (images.shape[1], images.shape[2]))
         attention = self.mask_attention(states, reading.memory, reading.mask)
         self.sow("intermediates", "mask_maps", attention)
         made = self._in_chunks(reading.projected, attention, needed, levels, masks)

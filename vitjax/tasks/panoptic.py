@@ -221,7 +221,8 @@ class PanopticMeter:
 
 def _alike(logits: Float[Array, "B T h w"], masks: Array) -> Float[Array, "B T H W"]:
     """The logits at the size of the masks."""
-    moved = resize_bilinear(jnp.moveaxis(logits, 1, -1), masks.shape[-2:], align_corners=False)
+    rows, columns = masks.shape[-2:]
+    moved = resize_bilinear(jnp.moveaxis(logits, 1, -1), (rows, columns), align_corners=False)
     return jnp.moveaxis(moved, -1, 1)
 
 
