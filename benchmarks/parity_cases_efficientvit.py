@@ -45,7 +45,8 @@ def _variant(name: str, *, variant: str) -> Case:
     reference = timm.create_model(variant, num_classes=7)
     for norm in (part for part in reference.modules() if hasattr(part, "running_var")):
         norm.drawn_around = norm.weight[0].item()  # 0 at the end of a branch
-    return _case(name, reference, module, (224, 224), training=False, batch=1)
+    # For a batch of one torch 2.13's gradients by the query convolutions contradict its own finite differences.
+    return _case(name, reference, module, (224, 224), training=False, batch=2)
 
 
 def _case(
