@@ -76,6 +76,7 @@ def test_a_picture_in_a_padded_batch_is_the_picture_alone():
         assert np.abs(alone["masks"]).max() > 0.1
 
 
+@pytest.mark.long
 def test_selected_queries_have_the_masks_that_they_have_among_all():
     images, chosen = pictures((64, 96), (64, 96)), jnp.array([[3, -1, 0], [4, 1, 2]])
 

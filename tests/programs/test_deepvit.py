@@ -22,6 +22,7 @@ def small(tmp_path, *more):
     return load_config_file("configs/deepvit.py", overrides)
 
 
+@pytest.mark.long  # tests/test_configs.py runs it as well
 def test_it_trains_both_and_says_how_alike_their_blocks_are(tmp_path, capsys):
     # accumulation, mixed precision, a moving average and a sharded batch at once: batch norm has to bear them all
     more = ["accumulate_steps=2", "model.dtype=bfloat16", "ema_decay=0.9", "mesh.data=2"]

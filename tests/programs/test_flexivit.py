@@ -12,7 +12,7 @@ from vitjax.training.program import run_config
 CONFIG = Path(__file__).parents[2] / "configs" / "flexivit.py"
 
 
-@pytest.mark.slow
+@pytest.mark.long  # tests/test_configs.py runs it as well
 @pytest.mark.usefixtures("quick_compilation")
 def test_train_and_evaluate_at_every_grid(tmp_path):
     overrides = [

@@ -19,7 +19,7 @@ def small(tmp_path):
     return load_config_file("configs/detr_panoptic.py", [*overrides, f"workdir={tmp_path / 'run'}"])
 
 
-@pytest.mark.slow
+@pytest.mark.long  # tests/test_configs.py trains and draws it as well
 def test_it_trains_draws_and_can_be_opened(tmp_path, capsys):
     made = train_and_draw(small(tmp_path), images=3)
     assert not made.interrupted
