@@ -53,8 +53,9 @@ def _forms(side: int, inputs: int, groups: int) -> tuple[str, ...]:
     """Those that can, XLA's own first."""
     if groups == inputs:
         return "convolve_directly", "convolve_by_shifts"
-    points = ("convolve_points",) if side == 1 and groups == 1 else ()
-    return "convolve_directly", "convolve_by_columns", *points
+    if groups > 1:
+        return "convolve_directly", "convolve_by_columns"
+    return "convolve_directly", "convolve_by_columns", "convolve_points" if side == 1 else "convolve_by_pairs"
 
 
 def _measured(options: Options, cases: dict[str, str], settings: dict) -> Iterator[Row]:
