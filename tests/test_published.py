@@ -229,7 +229,7 @@ def test_every_config_is_listed():
 
 
 # Their siblings, here or among the small configs, run the same code.
-LONG = "deeplab|detr|mobilevit|ssdlite|memory_[ips]|deepvit_32b|flexivit_b|vit_augreg_i21k"
+LONG = "deeplab|detr|mobilevit|ssdlite|memory|deepvit|flexivit|efficientvit|vit_augreg|vit_s16"
 
 
 @pytest.mark.usefixtures("quick_compilation")

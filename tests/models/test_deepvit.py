@@ -138,6 +138,7 @@ def test_training_updates_the_statistics_of_every_norm():
     assert all(np.abs(after[path] - before[path]).max() > 0 for path in after)
 
 
+@pytest.mark.long  # slow to compile; tests/models/test_vit.py has the same of the shared blocks
 def test_remat_changes_no_number():
     rates = {"dropout_rate": 0.2, "attention_dropout_rate": 0.1, "drop_path_rate": 0.5}
     model, variables = made(**rates)
@@ -147,6 +148,7 @@ def test_remat_changes_no_number():
     assert np.abs(train_once(model, variables, seed=1)[1][0] - ours[1][0]).max() > 1e-3
 
 
+@pytest.mark.long  # slow to compile; tests/models/test_vit.py has the same of the shared blocks
 @pytest.mark.parametrize("rate", ["dropout_rate", "attention_dropout_rate", "drop_path_rate"])
 def test_each_rate_acts_in_training_only(rate):
     plain, variables = made()

@@ -237,6 +237,7 @@ def test_the_answer_is_chosen_by_number():
         assert jax.eval_shape(module.apply, drawn(module), pictures()).shape == (2, count)
 
 
+@pytest.mark.long  # slow to compile; tests/models/test_vit.py has the same of the shared blocks
 @pytest.mark.parametrize("rates", [{}, {"dropout_rate": 0.2, "attention_dropout_rate": 0.1, "drop_path_rate": 0.3}])
 def test_training_with_remat_changes_no_number(rates):
     found = []
