@@ -22,6 +22,7 @@ def short(path, workdir, steps=2):
     """The config with two steps of everything and one block; a program's own `..._steps` count as well."""
     config = load_config_file(path)
     counts = [name for name in config if name.endswith("steps") and name != "accumulate_steps"]
+    counts += [f"program.{name}" for name in config.get("program") or () if name.endswith("steps")]
     overrides = [*(f"{name}=2" for name in counts), f"steps={steps}", "checkpoint_every=1", "evaluate_every=2"]
     overrides += ["log_every=1", "schedule.warmup_steps=1", f"workdir={workdir}"]
     overrides += ["model.depth=1"] if "depth" in config.model else []
