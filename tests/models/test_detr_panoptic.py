@@ -96,11 +96,11 @@ def test_selected_queries_have_the_masks_that_they_have_among_all():
     )
     (_, masks), gradient = run(params, None, None)
     (_, same), again = run(params, 2, select := lambda outputs: chosen)
-    np.testing.assert_allclose(same, masks, atol=1e-4)
+    np.testing.assert_allclose(same, masks, rtol=0, atol=1e-5)  # seen: 0
     assert not np.asarray(same)[0, 1].any()
     largest = max(float(jnp.abs(leaf).max()) for leaf in gradient.values())
-    for path, leaf in gradient.items():
-        np.testing.assert_allclose(again[path], leaf, atol=1e-5 * largest, rtol=1e-3, err_msg=path)
+    for path, leaf in gradient.items():  # seen: 6e-7 of the largest, the chunks add up in another order
+        np.testing.assert_allclose(again[path], leaf, rtol=0, atol=5e-6 * largest, err_msg=path)
     outputs = jax.eval_shape(lambda: MODEL.apply(unflatten(variables()), images, select=select))
     assert outputs["masks"].shape[1] == 5, "outside training all queries have masks"
 

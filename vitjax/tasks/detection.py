@@ -1,18 +1,16 @@
 """Detection by anchors: a box and a class for every object."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from vitjax.arrays import Array, Batch, Bool, Float
 from vitjax.errors import UserError
-from vitjax.inference.detection_results import DetectionResult, detection_result
+from vitjax.inference.detection_results import detection_result
 from vitjax.ops.anchor_losses import AnchorLoss, HardNegativeCrossEntropy
 from vitjax.ops.boxes import box_area, clip_boxes, cxcywh_of, xyxy_of
 from vitjax.ops.matching import decode_offsets, encode_offsets, match_anchors
@@ -133,19 +131,8 @@ class AnchorDetection:
         """Means of the losses, and COCO's twelve numbers."""
         return DetectionMeter()
 
-    def make_result(
-        self,
-        name: str,
-        labels: tuple[str, ...],
-        prediction: dict[str, np.ndarray] | None,
-        original_size: tuple[int, int] | None,
-        top_k: int,
-        *,
-        error: str | None = None,
-        picture: Callable[[], np.ndarray] | None = None,
-    ) -> DetectionResult:
-        """What `Bundle.predict` returns for one picture."""
-        return detection_result(name, labels, prediction, original_size, top_k, error=error, picture=picture)
+    make_result = staticmethod(detection_result)
+    """What `Bundle.predict` returns for one picture."""
 
 
 def real_boxes(batch: Batch) -> Bool[Array, "B S"]:

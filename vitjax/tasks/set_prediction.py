@@ -6,11 +6,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from vitjax.arrays import Array, Batch, Int
 from vitjax.errors import UserError
-from vitjax.inference.detection_results import DetectionResult, detection_result
+from vitjax.inference.detection_results import detection_result
 from vitjax.ops.assignment import assign
 from vitjax.ops.boxes import xyxy_of
 from vitjax.ops.normalisation import normalise_images
@@ -164,19 +163,8 @@ class SetPrediction:
         """Means of the losses, and COCO's twelve numbers."""
         return DetectionMeter(self.nms_threshold)
 
-    def make_result(
-        self,
-        name: str,
-        labels: tuple[str, ...],
-        prediction: dict[str, np.ndarray] | None,
-        original_size: tuple[int, int] | None,
-        top_k: int,
-        *,
-        error: str | None = None,
-        picture: Callable[[], np.ndarray] | None = None,
-    ) -> DetectionResult:
-        """What `Bundle.predict` returns for one picture: as many objects as queries, most with a low score."""
-        return detection_result(name, labels, prediction, original_size, top_k, error=error, picture=picture)
+    make_result = staticmethod(detection_result)
+    """What `Bundle.predict` returns for one picture."""
 
 
 def _truth(batch: Batch) -> SetTruth:
