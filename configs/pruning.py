@@ -7,7 +7,7 @@ from configs/vit.py.
 Expected: a table of parameters, multiply-adds and top-1 of the model whole, pruned, and trained on for 200 steps; in
 `plots/importance.png` the share of channels that each block keeps if the model is pruned as a whole. From a model that
 was far from trained yet (350 steps of 128 pictures, mixup): 489,706 parameters and 18.5 million multiply-adds become
-304,962 and 11.6 million; top-1 0.479, 0.457 pruned, 0.513 after 150 steps more.
+304,186 and 11.6 million; top-1 0.457, 0.426 pruned, 0.462 after 200 steps more.
 
 EfficientViT (Liu et al., 2023, arXiv:2305.07027), section 2.3, which prunes a Swin-T to find where channels are idle.
 `--config.program.keep=0.3` prunes more; other models that can be pruned: `configs/efficientvit.py`'s ("hidden" only).

@@ -22,22 +22,25 @@ def short(path, workdir, steps=2):
     """The config with two steps of everything and one block; a program's own `..._steps` count as well."""
     config = load_config_file(path)
     counts = [name for name in config if name.endswith("steps") and name != "accumulate_steps"]
-    counts += [f"program.{name}" for name in config.get("program") or () if name.endswith("steps")]
+    for part in ("program", "pretraining"):
+        counts += [f"{part}.{name}" for name in config.get(part) or () if name.endswith("steps")]
     overrides = [*(f"{name}=2" for name in counts), f"steps={steps}", "checkpoint_every=1", "evaluate_every=2"]
-    overrides += ["log_every=1", "schedule.warmup_steps=1", f"workdir={workdir}"]
+    overrides += ["log_every=1", "schedule.warmup_steps=1", f"workdir={workdir}", "mesh.data=1"]
     overrides += ["model.depth=1"] if "depth" in config.model else []
     config = load_config_file(path, overrides)
-    render_held_back_digits_once(config)
+    render_few_held_back_pictures(config)
     return config
 
 
-def render_held_back_digits_once(node):
-    """To draw more pictures of each held-back digit would take longer than all else."""
-    if node.get("split") == "validation" and "copies" in node:
-        node.copies = 1
+def render_few_held_back_pictures(node):
+    """To draw and score all of them would take longer than all else."""
+    if node.get("split") == "validation":
+        for name, most in (("copies", 1), ("num_scenes", 20)):
+            if name in node:
+                node[name] = min(node[name], most)
     for child in node.values():
         if isinstance(child, ConfigDict):
-            render_held_back_digits_once(child)
+            render_few_held_back_pictures(child)
 
 
 @pytest.mark.usefixtures("quick_compilation")
