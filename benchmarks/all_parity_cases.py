@@ -12,6 +12,7 @@ from benchmarks.parity_cases_hybrid import HYBRID_CASES
 from benchmarks.parity_cases_memory_vit import MEMORY_VIT_CASES
 from benchmarks.parity_cases_mobilevit import MOBILEVIT_CASES, MOBILEVIT_VARIANTS
 from benchmarks.parity_cases_mobilevit_v2 import MOBILEVIT_V2_CASES, MOBILEVIT_V2_VARIANTS
+from benchmarks.parity_cases_naflex import NAFLEX_CASES
 from benchmarks.parity_cases_resnet import RESNET_CASES
 from benchmarks.parity_cases_ssdlite import SSDLITE_CASES
 
@@ -24,6 +25,7 @@ CASES = (
     | DEEPVIT_CASES
     | MEMORY_VIT_CASES
     | NAVIT_CASES
+    | NAFLEX_CASES
     | RESNET_CASES
     | MOBILEVIT_CASES
     | MOBILEVIT_VARIANTS

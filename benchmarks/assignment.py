@@ -4,6 +4,9 @@ Ours is `vitjax.ops.assignment.assign`; all of them run under `jit` on the defau
 over ours. `within` is by how much a total exceeds the least one (SciPy's), the worst of all 48 problems, over the
 largest cost. The costs are those of boxes: of a model that finds the objects, of one whose boxes are anywhere, and of a
 fresh one whose queries all say nearly the same, the hardest for every method.
+
+The share of a training step is the time of one matching over that of a step, which has one: DETR-R50's loss with its
+gradient, at 192 by 256 pixels. Larger pictures only make the step longer: 480 by 640 are six times as many pixels.
 """
 
 import statistics
@@ -18,9 +21,12 @@ import numpy as np
 import optax
 
 from benchmarks.report import Options, Row
+from vitjax.models import create_model
 from vitjax.ops.assignment import assign
 from vitjax.ops.set_losses import SetTruth, matching_cost
+from vitjax.tasks.set_prediction import SetPrediction
 
+_KINDS = ("trained", "anywhere", "fresh")
 _LAYERS, _IMAGES, _QUERIES, _SLOTS, _CLASSES = 6, 8, 100, 60, 91
 
 
@@ -38,8 +44,7 @@ def draw(kind: str, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
         "anywhere": lambda: _boxes(generator, _LAYERS, _IMAGES, _QUERIES),
         "fresh": lambda: generator.normal(0.5, 0.05, (_LAYERS, _IMAGES, _QUERIES, 4)),
     }[kind]()
-    corners = np.concatenate([boxes[..., :2] - boxes[..., 2:] / 2, boxes[..., :2] + boxes[..., 2:] / 2], axis=-1)
-    truth = SetTruth(generator.integers(0, _CLASSES, mask.shape).astype(np.int32), corners.astype(np.float32), mask)
+    truth = SetTruth(generator.integers(0, _CLASSES, mask.shape).astype(np.int32), _corners(boxes), mask)
     cost = jax.jit(matching_cost)(logits, np.clip(found, 0.01, 0.99).astype(np.float32), truth)
     return np.asarray(cost), np.broadcast_to(mask, (_LAYERS, *mask.shape))
 
@@ -47,6 +52,11 @@ def draw(kind: str, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 def _boxes(generator: np.random.Generator, *shape: int) -> np.ndarray:
     centre, size = generator.uniform(0.2, 0.8, (*shape, 2)), generator.uniform(0.05, 0.4, (*shape, 2))
     return np.concatenate([centre, size], axis=-1)
+
+
+def _corners(boxes: np.ndarray) -> np.ndarray:
+    centre, size = boxes[..., :2], boxes[..., 2:]
+    return np.concatenate([centre - size / 2, centre + size / 2], axis=-1).astype(np.float32)
 
 
 def with_optax(cost: Any, mask: Any) -> Any:
@@ -127,7 +137,7 @@ def excess(cost: np.ndarray, mask: np.ndarray, found: np.ndarray) -> float:
 def rows(options: Options) -> Iterator[Row]:
     """The time of one call of each way, in turns with ours, and how exact each is."""
     ours = jax.jit(assign)
-    for kind in ("trained", "anywhere", "fresh"):
+    for kind in _KINDS:
         cost, mask = draw(kind)
         placed = jax.device_put((cost, mask))
         for name, way in ({"ours": assign} | _WAYS).items():
@@ -141,13 +151,61 @@ def rows(options: Options) -> Iterator[Row]:
                 mine, other = (list(column) for column in zip(*times, strict=True))
                 yield Row.faster(f"{case} vs ours", mine, other, "ms")
             yield Row.alone(f"{case}: within", excess(cost, mask, found), "of the largest cost")
+    yield from _shares(options)
+
+
+def _shares(options: Options) -> Iterator[Row]:
+    cases = {kind: f"share of a DETR-R50 step, batch 8 at 192x256, {kind} queries (bound 10)" for kind in _KINDS}
+    if not any(map(options.wants, cases.values())):
+        return
+    step, arguments = _training_step((192, 256))
+    jax.block_until_ready(step(*arguments))
+    steps = [_once(step, arguments) for _ in range(max(2, options.repeats))]
+    yield Row.alone("DETR-R50 loss and gradient, batch 8 at 192x256", steps, "ms")
+    for kind, case in cases.items():
+        if options.wants(case):
+            placed, ours = jax.device_put(draw(kind)), jax.jit(assign)
+            matching = [_milliseconds(ours, placed) for _ in range(options.repeats)]
+            yield Row.alone(case, [100 * taken / statistics.median(steps) for taken in matching], "%", peer=10.0)
+
+
+def _training_step(size: tuple[int, int]) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """The jitted gradient of DETR-R50's loss, and its arguments."""
+    model: Any = create_model("detr_resnet50")
+    generator, task = np.random.default_rng(0), SetPrediction()
+    boxes = _boxes(generator, _IMAGES, _SLOTS)
+    batch = {
+        "image": generator.integers(0, 256, (_IMAGES, *size, 3), np.uint8),
+        "image_mask": np.ones(_IMAGES, bool),
+        "boxes": _corners(boxes),
+        "labels": generator.integers(0, _CLASSES, (_IMAGES, _SLOTS)).astype(np.int32),
+        "box_mask": np.arange(_SLOTS) < generator.integers(0, _SLOTS + 1, _IMAGES)[:, None],
+    }
+    variables = jax.jit(lambda: model.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3))))()
+    params, rest = variables["params"], {name: leaf for name, leaf in variables.items() if name != "params"}
+
+    @jax.jit
+    def gradient(params: Any, rest: Any, batch: Any) -> Any:
+        def loss(params: Any) -> jax.Array:
+            outputs, _ = model.apply(
+                {"params": params, **rest}, **task.inputs(batch), train=True,
+                rngs={"dropout": jax.random.key(1)}, mutable=list(rest),
+            )  # fmt: skip
+            return task.loss(outputs, batch)[0]
+
+        return jax.value_and_grad(loss)(params)
+
+    return gradient, jax.device_put((params, rest, batch))
 
 
 def _milliseconds(program: Callable[..., Any], arguments: tuple[Any, Any]) -> float:
+    """The median of five calls; of a program that is slow anyway one."""
     jax.block_until_ready(program(*arguments))
-    taken = []
-    for _ in range(5):
-        began = time.perf_counter()
-        jax.block_until_ready(program(*arguments))
-        taken.append(1000 * (time.perf_counter() - began))
-    return statistics.median(taken)
+    first = _once(program, arguments)
+    return first if first > 100 else statistics.median([first, *(_once(program, arguments) for _ in range(4))])
+
+
+def _once(program: Callable[..., Any], arguments: tuple[Any, ...]) -> float:
+    began = time.perf_counter()
+    jax.block_until_ready(program(*arguments))
+    return 1000 * (time.perf_counter() - began)

@@ -17,7 +17,7 @@ Without `program.start` this is a trial in small of data and settings, random we
 `data` on 300 scenes of digits.
 Cost: the trial 0.3 CPU seconds a step. From published weights a day of 4 CPU cores or less than an hour of a GPU, by
 the count of 90 billion multiply-adds an image; neither was measured.
-Expected: the trial finds next to nothing, 300 scenes are too few without weights (`configs/detr.py` has 50,000). From
+Expected: the trial finds next to nothing, 300 scenes are too few without weights (`configs/detr.py` has 200,000). From
 published weights nothing was measured, for lack of a network.
 
 "End-to-End Object Detection with Transformers", Carion et al., 2020, arXiv:2005.12872.

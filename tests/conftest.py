@@ -1,12 +1,19 @@
 """Test-wide settings: eight simulated devices, shapes checked at run time, torchvision made importable."""
 
 import os
+from importlib.metadata import version
 
 import pytest
 
 # Before jax is imported anywhere: one process then has eight CPU devices, of which most tests use the first. Tests
-# compile thousands of small programs and run each once: LLVM optimises them less, which saves a third of the time.
-os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=1")
+# compile thousands of small programs and run each once: hardly optimised, in one piece, and by XLA's older code
+# generator where there is one (a newer jaxlib ends at a flag that it does not know), that takes a third of the time.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 "
+    "--xla_cpu_parallel_codegen_split_count=1"
+    + (" --xla_cpu_use_fusion_emitters=false" if version("jaxlib").startswith("0.10.") else ""),
+)
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 from jaxtyping import install_import_hook

@@ -15,11 +15,7 @@ STEPS = 6
 
 
 def start(workdir, *, devices, flags=()):
-    environment = {
-        **os.environ,
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-    }
+    environment = os.environ | {"XLA_FLAGS": os.environ["XLA_FLAGS"].replace("count=8", f"count={devices}")}
     settings = (
         f"workdir={workdir}", f"steps={STEPS}", "log_every=1", f"evaluate_every={STEPS}", "schedule.warmup_steps=2",
         "model.depth=2", "train.rows=16", "train.packers=8",

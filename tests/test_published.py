@@ -1,5 +1,6 @@
 """The papers' recipes in `configs/published/`: at full size they build, in small they train for two steps on fakes."""
 
+import functools
 import json
 import re
 from pathlib import Path
@@ -12,9 +13,12 @@ import pytest
 import vitjax
 from vitjax.config import build, from_json, load_config_file, override, spec, to_json
 from vitjax.data.coco import FakeBoxes
+from vitjax.data.coco_panoptic import FakeSegments
 from vitjax.data.segmentation_sources import FakeClassMaps
 from vitjax.data.sources import FakeImages
 from vitjax.data.transforms import pair
+from vitjax.layers.batch_norm import BatchNorm
+from vitjax.models.resnet import ResNetTrunk
 from vitjax.paths import flatten
 from vitjax.training.program import run_config
 
@@ -77,6 +81,11 @@ PUBLISHED = {
             ("resnet101_dc5", 60_464_672 + 105_344),
         )
     },
+    **{
+        f"detr_resnet50_panoptic_{name}": {"classes": 201, "epochs": (epochs, COCO)}
+        | {"parameters": 41_524_768 + 53_120 + (201 - 91) * 257 + masks}
+        for name, epochs, masks in (("boxes_coco", 300, 0), ("coco", 25, 1_202_073 + 131_584))
+    },
 }
 SIDE = 64  # of small images, pixels
 
@@ -107,6 +116,16 @@ DETR = SMALL_IMAGES | {
     "schedule.warmup_steps": 0, "model.backbone.depths": (1, 1, 1, 1), "model.backbone.width": 8, "model.width": 16,
     "model.num_heads": 2, "model.mlp_width": 16, "model.encoder_depth": 1, "model.decoder_depth": 2,
     "model.num_queries": 8, "train.targets.max_boxes": 4, "evaluation.targets.max_boxes": 4,
+    "train.shapes": ((64, 96), (96, 64)), "evaluation.shapes": ((64, 96), (96, 64)),
+}  # fmt: skip
+PANOPTIC = SMALL_IMAGES | {
+    "schedule.warmup_steps": 0,
+    **{
+        f"model.detector.{name.removeprefix('model.')}": value
+        for name, value in DETR.items()
+        if name.startswith("model.")
+    },
+    "model.detector.num_heads": 8, "train.targets.max_segments": 4, "evaluation.targets.max_segments": 4,
     "train.shapes": ((64, 96), (96, 64)), "evaluation.shapes": ((64, 96), (96, 64)),
 }  # fmt: skip
 DEEPLAB = SMALL_IMAGES | {
@@ -147,6 +166,7 @@ REDUCED = {
     "ssdlite_mobilevit_s_coco": SSDLITE | {f"model.backbone.{name}": value for name, value in MOBILEVIT.items()},
     "ssdlite_mobilevit_v2_coco": SSDLITE | {"model.backbone.width_multiplier": 0.25},
     **{name: DETR for name in PUBLISHED if name.startswith("detr")},
+    "detr_resnet50_panoptic_coco": PANOPTIC,
     "navit_b16_jft": SMALL | {
         "model.width": 48, "model.depth": 1, "model.mlp_width": 64, "schedule.cooldown_steps": 0,
         "train.rows": 4, "train.packers": 2, "train.length": 32,
@@ -163,10 +183,12 @@ STARTS = {name: "mobilevit_v2_checkpoint" for name, settings in REDUCED.items() 
     "ssdlite_mobilevit_s_coco": "mobilevit_checkpoint",
     "ssdlite_mobilevit_v2_coco": "mobilevit_v2_checkpoint",
     **{name: "resnet_checkpoint" for name, settings in REDUCED.items() if settings is DETR},
+    "detr_resnet50_panoptic_coco": "detr_checkpoint",
 }
 FAKES = {
     "vitjax.data.scene_batching:BoxTargets": FakeBoxes,
     "vitjax.data.scene_batching:ClassMapTargets": FakeClassMaps,
+    "vitjax.data.panoptic_targets:PanopticTargets": FakeSegments,
 }  # by what the batches hold beside images
 
 
@@ -179,7 +201,7 @@ def small_config(path, workdir):
             FAKES.get(config[name].get("targets", {}).get("target"), FakeImages),
             num_examples=16,
             num_classes=PUBLISHED[path.stem]["classes"],
-            sizes=((48, 72), (80, 80), (90, 60)),
+            shapes=((48, 72), (80, 80), (90, 60)),
         )
         override(config, f"{name}.source", fakes)
     if isinstance(config.model.get("image_size"), int):
@@ -221,6 +243,18 @@ def resnet_checkpoint(tmp_path_factory):
     """The same of a ResNet."""
     folder = tmp_path_factory.mktemp("published") / "resnet_start"
     vitjax.create_model("resnet50", depths=(1, 1, 1, 1), width=8, num_classes=1000).save(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def detr_checkpoint(tmp_path_factory):
+    """The same of a DETR, for masks on top of it."""
+    folder = tmp_path_factory.mktemp("published") / "detr_start"
+    found = {name.removeprefix("model."): value for name, value in DETR.items() if name.startswith("model.")}
+    found |= {"num_heads": 8, "num_classes": 201}
+    trunk = {name: found.pop(f"backbone.{name}") for name in ("depths", "width")}
+    backbone = functools.partial(ResNetTrunk, norm=functools.partial(BatchNorm, frozen=True), **trunk)
+    vitjax.create_model("detr_resnet50", **found, backbone=backbone).save(folder)
     return str(folder)
 
 
@@ -281,7 +315,7 @@ def test_length_and_size_are_the_published_ones(name):
 def test_weights_that_decay(path):
     """Kernels and nothing else, as in big_vision: no biases, norms, positions; MobileViT and DETR decay all."""
     rules = load_config_file(path).decay_rules
-    if any(REDUCED[path.stem] is settings for settings in (MOBILEVIT_V1, DETR)):
+    if any(REDUCED[path.stem] is settings for settings in (MOBILEVIT_V1, DETR, PANOPTIC)):
         assert rules == ((".*", 1.0),)
         return
     for name in ("block_0/mlp_norm/scale", "head/bias", "class_token", "position_embedding/table"):

@@ -10,8 +10,7 @@ Cost: about 4e17 floating-point operations, counted as 3 passes of 3.0 billion m
 8 A100 at 40 % of their peak; reading the images will take longer.
 Expected: 26.47 % AP (table of the authors' repository; 21.24 for width 0.5, 30.21 for 2.0).
 
-Departures: norms and biases do not decay. The schedule warms up from 0 instead of 9e-5. COCO's areas of masks are not
-read: the AP by size is by the size of boxes.
+Departures: norms and biases do not decay. The schedule warms up from 0 instead of 9e-5.
 """
 
 from ml_collections import ConfigDict

@@ -200,6 +200,7 @@ def test_wrong_places(tmp_path):
 
 def test_fakes_have_what_batches_need():
     source = FakeBoxes(num_examples=5)
+    assert [source[number]["image"].shape[:2] for number in range(5)] == list(map(tuple, source.sizes()))
     (batch,) = SceneBatches(source, 5, BoxTargets(3), (SceneResize(16),)).epoch(Shards())
     assert batch["box_mask"].sum(axis=1).tolist() == [0, 1, 2, 3, 0]
     assert ((batch["boxes"] >= 0) & (batch["boxes"] <= 1)).all()

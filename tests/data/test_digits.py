@@ -213,8 +213,20 @@ def test_captions_are_true_of_their_scenes():
             assert caption.startswith(f"{words[count]} digits")
         assert "  " not in caption
         assert "a eight" not in caption
+        assert captions[index]["label"] == (scene["labels"][0] if count == 1 else -1)
         seen.add(caption)
     assert len(seen) > 45
+
+
+def test_scenes_of_one_digit_are_classes():
+    words = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+    source = DigitCaptions(
+        "validation", num_scenes=20, sides=(48, 64), digit_sides=(20, 48), min_digits=1, max_digits=1
+    )
+    for index in range(20):
+        example = source[index]
+        assert words[example["label"]] in example["caption"]
+        assert source.captions(index) == (example["caption"],)
 
 
 @pytest.mark.parametrize(
@@ -227,6 +239,7 @@ def test_captions_are_true_of_their_scenes():
         (lambda: DigitScenes("train", sides=(32, 40)), "`digit_sides`"),
         (lambda: DigitScenes("train", num_scenes=0), "`num_scenes`=0"),
         (lambda: DigitCaptions("val"), "`split`='val'"),
+        (lambda: DigitCaptions("train", min_digits=3, max_digits=2), "`min_digits`=3, `max_digits`=2"),
     ],
 )
 def test_bad_settings(make, message):

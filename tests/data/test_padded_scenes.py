@@ -215,9 +215,12 @@ def test_one_window_of_a_source_smaller_than_a_batch():
     assert np.bincount(np.concatenate([batch["example"] for batch in batches])).tolist() == [4, 4, 4]
 
 
-def test_sizes_that_nobody_tells_are_read():
-    told = list(EVALUATION.epoch(Shards()))
-    read = list(EVALUATION.with_source(Untold(Scenes())).epoch(Shards()))
+def test_sizes_that_nobody_tells_are_read(caplog):
+    with caplog.at_level("INFO", logger="vitjax"):
+        told = list(EVALUATION.epoch(Shards()))
+        assert not caplog.text
+        read = list(EVALUATION.with_source(Untold(Scenes())).epoch(Shards()))
+    assert "reading all 37 pictures of untold for their sizes, once; a method `sizes()`" in caplog.text
     for one, other in zip(told, read, strict=True):
         assert_same_batch(one, other)
 

@@ -14,6 +14,7 @@ from vitjax.data.sampling import (
     NoDrop,
     ResolutionDrop,
     ScheduledDrop,
+    SequenceBudget,
     ShuffledOrder,
     TokenBudget,
     TruncatedNormalArea,
@@ -127,6 +128,19 @@ def test_grid_has_the_area_asked_for():
     assert grid_size((1, 3000), 256, 16, 64) == (1, 64)
 
 
+@given(height=st.integers(8, 3000), width=st.integers(8, 3000), tokens=st.integers(1, 1024))
+@settings(deadline=None, max_examples=60)
+def test_a_sequence_budget_rounds_both_sides_of_one_scale_up(height, width, tokens):
+    rows, columns = SequenceBudget(tokens).grid((height, width), 16)
+    assert 1 <= rows * columns <= tokens
+    assert SequenceBudget(tokens).grid((width, height), 16) == (columns, rows)
+    # One scale makes both: the intervals of scales that each side allows meet.
+    sides = ((rows, height), (columns, width))
+    lowest, highest = max((side - 1) * 16 / size for side, size in sides), min(side * 16 / size for side, size in sides)
+    assert lowest <= highest + 1e-4
+    assert SequenceBudget(128).grid((512, 1024), 16) == (8, 16)  # SigLIP 2's own example
+
+
 @given(low=st.floats(1, 200), extra=st.floats(0, 200))
 def test_more_pixels_never_give_fewer_tokens(low, extra):
     smaller, larger = (math.prod(grid_size((300, 500), side, 16, 10**6)) for side in (low, low + extra))
@@ -191,6 +205,7 @@ def test_every_token_is_kept_equally_often():
         (lambda: TruncatedNormalSide(16, 64, std=0), r"`std` \(=0\)"),
         (lambda: TruncatedNormalArea(16, 64, mean=3), r"`mean` \(=3\)"),
         (lambda: TokenBudget(0), r"`tokens` \(=0\)"),
+        (lambda: SequenceBudget(0), r"SequenceBudget: `tokens` \(=0\)"),
         (lambda: ConstantDrop(1.0), r"`rate` \(=1.0\)"),
         (lambda: BetaDrop(mean=0.5, maximum=0.4), r"`mean` \(=0.5\) < `maximum` \(=0.4\)"),
         (lambda: ResolutionDrop(0.1, 0.9, 10, 10), "`shortest`"),

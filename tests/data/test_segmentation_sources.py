@@ -8,7 +8,7 @@ from PIL import Image
 
 from vitjax.data.digits import DigitScenes
 from vitjax.data.images import BrokenExample
-from vitjax.data.segmentation_sources import DigitClassMaps, SegmentationFolder, open_class_maps
+from vitjax.data.segmentation_sources import DigitClassMaps, FakeClassMaps, SegmentationFolder, open_class_maps
 from vitjax.errors import UserError
 
 CLASSES = ("background", "cat", "dog")
@@ -194,3 +194,31 @@ def test_a_folder_needs_its_class_names(tmp_path):
         SegmentationFolder(str(tmp_path), str(tmp_path), ("one",))
     with pytest.raises(UserError, match="no such folder"):
         SegmentationFolder(str(tmp_path / "none"), str(tmp_path), CLASSES)
+
+
+def test_class_names_of_hugging_face(tmp_path):
+    write_pair(tmp_path / "train", "x", a_map())
+    file = tmp_path / "id2label.json"
+    file.write_text('{"1": "cat", "0": "ground", "2": "dog"}')
+    source = open_class_maps(f"folder:{tmp_path}", "train")
+    assert source.labels == ("ground", "cat", "dog")
+    (tmp_path / "classes.txt").write_text("a\nb\nc\n")
+    assert open_class_maps(f"folder:{tmp_path}", "train").labels == ("a", "b", "c")
+    (tmp_path / "classes.txt").unlink()
+    for content, message in (
+        ('{"1": "cat", "2": "dog"}', r"names the classes \[1, 2\], expected 0 to 1, each once"),
+        ('["cat"]', "id2label.json: cannot be read"),
+        ("{", "id2label.json: cannot be read"),
+    ):
+        file.write_text(content)
+        with pytest.raises(UserError, match=message):
+            open_class_maps(f"folder:{tmp_path}", "train")
+
+
+def test_sizes_are_those_of_the_pictures(tmp_path):
+    write_pair(tmp_path / "train", "x", a_map())
+    (tmp_path / "classes.txt").write_text("a\nb\nc\n")
+    scenes = DigitClassMaps(DigitScenes("train", 2))
+    for source in (open_class_maps(f"folder:{tmp_path}", "train"), scenes, FakeClassMaps(3)):
+        shapes = [source[number]["image"].shape[:2] for number in range(len(source))]
+        assert shapes == list(map(tuple, source.sizes()))

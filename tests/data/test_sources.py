@@ -317,10 +317,10 @@ def test_tfds_mistakes(tfds_dir, tmp_path):
 
 
 def test_fakes():
-    source = FakeImages(num_examples=9, num_classes=3, sizes=((8, 12), (10, 6)), broken=(4,))
+    source = FakeImages(num_examples=9, num_classes=3, shapes=((8, 12), (10, 6)), broken=(4,))
     with pytest.raises(BrokenExample, match="fake example 4"):
         source[4]
-    whole = FakeImages(num_examples=9, num_classes=3, sizes=((8, 12), (10, 6)))
+    whole = FakeImages(num_examples=9, num_classes=3, shapes=((8, 12), (10, 6)))
     check_source(whole, 3)
     assert {whole[index]["image"].shape for index in range(9)} == {(8, 12, 3), (10, 6, 3)}
     means = np.array([whole[index]["image"].mean(axis=(0, 1)) for index in range(9)])
@@ -368,9 +368,15 @@ def test_list_mistakes(tmp_path):
 def test_addresses(tmp_path):
     Image.new("RGB", (5, 4), (9, 8, 7)).save(tmp_path / "a.png")
 
+    asked = []
+
     class Handler(http.server.SimpleHTTPRequestHandler):
         def __init__(self, *arguments):
             super().__init__(*arguments, directory=str(tmp_path))
+
+        def do_GET(self):
+            asked.append(self.path)
+            super().do_GET()
 
         def log_message(self, *arguments):
             pass
@@ -381,7 +387,9 @@ def test_addresses(tmp_path):
         root = f"http://127.0.0.1:{server.server_port}"
         source = ImageList([f"{root}/a.png", f"{root}/gone.png"])
         assert source.names == (f"{root}/a.png", f"{root}/gone.png")
+        assert source.size(0) == (4, 5)
         np.testing.assert_array_equal(source[0]["image"], np.full((4, 5, 3), (9, 8, 7)))
+        assert asked == ["/a.png"]  # once for both
         with pytest.raises(BrokenExample, match=r"gone\.png: cannot be fetched: .*404"):
             source[1]
     finally:

@@ -41,7 +41,7 @@ def test_a_source_that_says_its_labels_is_not_read():
 
 
 def test_batches_of_it():
-    batches = ImageBatches(KeepClasses(FakeImages(sizes=((8, 8),)), ("class 0", "class 2")), batch_size=4)
+    batches = ImageBatches(KeepClasses(FakeImages(shapes=((8, 8),)), ("class 0", "class 2")), batch_size=4)
     labels = [label for batch in batches.epoch(Shards()) for label in batch["label"].tolist()]
     assert labels == [0, 1] * 16
 

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from vitjax.errors import UserError
+from vitjax.evaluation import coco_ap
 from vitjax.evaluation.coco_ap import NUMBERS, CocoBoxes
 
 BOX = np.array([[0.0, 0, 50, 50]])
@@ -114,3 +116,35 @@ def test_an_image_counts_once():
         boxes.add(4, **draw_image(np.random.default_rng(2)))
     with pytest.raises(UserError, match="image 4 was added twice"):
         boxes.numbers()
+
+
+def test_many_images_of_many_classes_are_scored_in_parts_without_a_difference(tmp_path, monkeypatch):
+    """Also with equal scores, whose order decides, and images in no order."""
+    generator = np.random.default_rng(3)
+    images = {int(number): draw_image(generator) for number in generator.permutation(9)}
+    for image in images.values():
+        image["scores"] = np.round(image["scores"], 1)
+    monkeypatch.setattr(coco_ap, "_IMAGES_AT_ONCE", 2)
+    boxes = CocoBoxes()
+    for number, image in images.items():
+        boxes.add(number, **image)
+    np.testing.assert_array_equal(list(boxes.numbers().values()), call_directly(images, tmp_path))
+
+
+def test_memory_of_the_scores_is_not_much_more_than_that_of_the_boxes(monkeypatch):
+    """The dicts of pycocotools would be 1.5 kB for each box and object."""
+    monkeypatch.setattr(coco_ap, "_IMAGES_AT_ONCE", 4)
+
+    def peak(count):
+        generator, boxes = np.random.default_rng(4), CocoBoxes()
+        for number in range(count):
+            boxes.add(number, **draw_image(generator, found=60, objects=1))
+        tracemalloc.start()
+        boxes.numbers()
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return found
+
+    peak(1)  # makes what is made once
+    few, many = 8, 24
+    assert (peak(many) - peak(few)) / (many - few) / 61 < 500

@@ -1,7 +1,9 @@
 """Bundles: packed answers equal those one by one, what is written opens again, every mistake is one line."""
 
 import logging
+import weakref
 from collections import Counter
+from dataclasses import dataclass, field, replace
 
 import jax
 import numpy as np
@@ -13,6 +15,8 @@ from vitjax.data.packing import PackedBatches
 from vitjax.data.sampling import FixedSide
 from vitjax.errors import UserError
 from vitjax.inference.bundle import Bundle
+from vitjax.inference.results import Result
+from vitjax.tasks.classification import Classification
 from vitjax.tasks.packed_classification import PackedClassification
 from vitjax.weights.bundle_io import read_bundle, save_bundle
 
@@ -57,6 +61,40 @@ def test_order_of_the_inputs_is_the_order_of_the_results(bundle):
     images = random_images()
     forth, back = bundle.predict(images), bundle.predict(images[::-1])
     for one, other in zip(forth, back[::-1], strict=True):
+        np.testing.assert_allclose(one.scores, other.scores, atol=1e-5)
+
+
+@dataclass(frozen=True)
+class Counting(Classification):
+    """Notes how many batches of its raw predictions are alive whenever it makes a result of one."""
+
+    seen: list = field(default_factory=list, compare=False)
+
+    def make_result(self, name, labels, prediction, original_size, top_k, *, error, picture):
+        if prediction is None:
+            return Result(name, labels, None, error)
+        if not any(made() is prediction.base for made in self.seen):
+            self.seen.append(weakref.ref(prediction.base))
+        return Result(name, labels, prediction.copy(), None, top_k)
+
+    def alive(self):
+        return sum(made() is not None for made in self.seen)
+
+
+def test_raw_predictions_of_one_batch_are_kept_at_a_time(vit, monkeypatch):
+    task = Counting()
+    bundle = replace(vit, task=task, batches=replace(vit.batches, batch_size=2))
+    images, forward, alive = random_images(7), bundle._forward, []
+
+    def watched(batch):
+        alive.append(task.alive())
+        return forward(batch)
+
+    monkeypatch.setitem(vars(bundle), "_forward", watched)
+    results = bundle.predict(images)
+    assert len(task.seen) == len(alive) == 4
+    assert alive == [0, 0, 0, 0]  # those of the batch before are gone when the next ones are made
+    for one, other in zip(results, vit.predict(images), strict=True):
         np.testing.assert_allclose(one.scores, other.scores, atol=1e-5)
 
 

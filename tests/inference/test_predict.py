@@ -7,7 +7,9 @@ from PIL import Image
 
 from vitjax.data.batching import ImageBatches
 from vitjax.data.packing import PackedBatches
+from vitjax.data.padded_scenes import PaddedSceneBatches
 from vitjax.data.sampling import FixedSide
+from vitjax.data.scene_batching import BoxTargets
 from vitjax.data.sources import ImageList
 from vitjax.data.transforms import Resize
 from vitjax.inference.predict import Pictures, list_pictures, score_pictures, small_batches
@@ -82,6 +84,22 @@ def test_scores_find_their_way_back_and_broken_pictures_their_reason(batches, tm
     assert set(pictures.errors) == {1, 3}
     assert "not an image" in pictures.errors[1]
     assert "expected 0...1" in pictures.errors[3]
+
+
+def test_sizes_are_known_before_a_picture_is_decoded(tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    turned = Image.fromarray(grey(rows=5, columns=9))
+    turned.getexif()[0x0112] = 6  # shown on its side
+    turned.save(tmp_path / "turned.jpg", exif=turned.getexif())
+    pictures = pictures_of([grey(rows=6), str(tmp_path / "broken.png"), str(tmp_path / "turned.jpg"), grey()[0, 0]])
+    assert pictures.sizes().tolist() == [[6, 12], [1, 1], [9, 5], [1, 1]]
+    assert not pictures.seen_sizes
+    assert not pictures.errors
+    batches = PaddedSceneBatches(None, 2, BoxTargets(1), ((8, 16), (16, 8)))
+    examples = np.concatenate([batch["example"] for batch in small_batches(pictures, batches)])
+    assert sorted(examples[examples >= 0]) == [0, 2]
+    assert pictures.seen_sizes == {0: (6, 12), 2: (9, 5)}
+    assert set(pictures.errors) == {1, 3}
 
 
 def test_answers_that_are_no_numbers_become_errors():

@@ -8,8 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
+from flax.nnx import bridge
 
 from vitjax.analysis.attention_maps import attention_maps
+from vitjax.config import build, describe, from_json, spec, to_json
 from vitjax.errors import UserError
 from vitjax.layers.batch_norm import BatchNorm
 from vitjax.models import create_model, detr_transformer
@@ -161,6 +164,29 @@ def test_folding_leaves_the_outputs_and_no_statistics():
     found = jax.jit(folded.apply)(variables, pictures(), CONTENT)
     for key, expected in outputs_of_a_padded_batch().items():
         np.testing.assert_allclose(found[key], expected, atol=2e-5)
+
+
+def test_it_runs_as_an_nnx_module():
+    @nnx.jit
+    def run(values):
+        wrapped = bridge.ToNNX(tiny(), rngs=nnx.Rngs(0)).lazy_init(pictures())
+        state = nnx.state(wrapped, (nnx.Param, nnx.BatchStat))
+        own = flatten(nnx.to_pure_dict(state))
+        assert own.keys() == {path.partition("/")[2] for path in values}
+        nnx.replace_by_pure_dict(state, unflatten({path.partition("/")[2]: leaf for path, leaf in values.items()}))
+        nnx.update(wrapped, state)
+        return wrapped(pictures(), CONTENT)
+
+    found = run(flatten(drawn_variables()))
+    for key, expected in outputs_of_a_padded_batch().items():
+        np.testing.assert_allclose(found[key], expected, atol=1e-5)
+
+
+def test_the_backbone_that_is_meant_can_be_written_down():
+    module = build(spec(DETR, num_classes=3))  # does not name it
+    again = build(from_json(to_json(describe(module))))
+    assert describe(again) == describe(module)
+    assert again.backbone.keywords["norm"].keywords == {"frozen": True}
 
 
 def test_what_a_mask_head_is_given():

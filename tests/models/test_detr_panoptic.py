@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
+from flax.nnx import bridge
 
 from vitjax.errors import UserError
 from vitjax.layers.batch_norm import BatchNorm
@@ -103,6 +105,16 @@ def test_selected_queries_have_the_masks_that_they_have_among_all():
         np.testing.assert_allclose(again[path], leaf, rtol=0, atol=5e-6 * largest, err_msg=path)
     outputs = jax.eval_shape(lambda: MODEL.apply(unflatten(variables()), images, select=select))
     assert outputs["masks"].shape[1] == 5, "outside training all queries have masks"
+
+
+def test_it_is_an_nnx_module_too():
+    def run():
+        wrapped = bridge.ToNNX(MODEL, rngs=nnx.Rngs(0)).lazy_init(pictures((64, 96)))
+        return nnx.to_pure_dict(nnx.state(wrapped, (nnx.Param, nnx.BatchStat))), wrapped(pictures((64, 96)))
+
+    state, outputs = nnx.eval_shape(run)
+    assert flatten(state).keys() == {path.partition("/")[2] for path in variables()}
+    assert outputs["masks"].shape == (1, 5, 16, 24)
 
 
 def test_one_softmax_over_heads_and_places():

@@ -1,6 +1,7 @@
 """EfficientViT: the paper's sizes, windows, the cascade, folding, and what it refuses."""
 
 import dataclasses
+import logging
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import pytest
 
 from vitjax.analysis.attention_maps import attention_maps
 from vitjax.errors import UserError
+from vitjax.inference.foreign import carry_over
 from vitjax.layers.cascaded_attention import CascadedGroupAttention, offset_numbers
 from vitjax.models import create_model, list_models
 from vitjax.models.efficientvit import EfficientViT
@@ -104,6 +106,29 @@ def _swapped(variables):
         }
         for kind, tree in variables.items()
     }
+
+
+def test_biases_are_resampled_for_other_windows(small, caplog):
+    torch = pytest.importorskip("torch")
+    module, variables = small
+    larger, images = dataclasses.replace(module, image_size=96), np.zeros((1, 96, 96, 3), np.float32)
+    arrays = {path: np.asarray(leaf) for path, leaf in flatten(variables).items()}
+    shapes = {
+        path: leaf.shape for path, leaf in flatten(jax.eval_shape(larger.init, jax.random.key(0), images)).items()
+    }
+    with caplog.at_level(logging.WARNING, logger="vitjax"):
+        taken, fresh = carry_over(arrays, module, larger, shapes, "here")
+    assert "here: 2 tables of biases resampled, the first from 9 to 36" in caplog.text
+    assert not fresh
+    assert {path: array.shape for path, array in taken.items()} == shapes
+    for path, array in taken.items():
+        if path.endswith("/windows/biases"):
+            old, new = (round(one.shape[1] ** 0.5) for one in (arrays[path], array))
+            table = torch.tensor(arrays[path]).reshape(1, -1, old, old)
+            expected = torch.nn.functional.interpolate(table, (new, new), mode="bicubic").reshape(array.shape)
+            np.testing.assert_allclose(array, expected, atol=1e-5)
+        else:
+            np.testing.assert_array_equal(array, arrays[path])
 
 
 def test_a_head_hears_the_heads_before_it():

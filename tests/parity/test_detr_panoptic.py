@@ -123,11 +123,13 @@ def test_files_of_transformers_and_of_the_authors_come_back_bit_for_bit(tmp_path
         np.testing.assert_array_equal(again[path], array, err_msg=path)
 
 
-def test_the_number_of_classes_is_read_from_a_file():
+def test_the_numbers_of_classes_and_of_queries_are_read_from_a_file():
     from vitjax.models.detr_panoptic_tables import sizes_of
 
     module = small()
     generator = np.random.default_rng(0)
     shapes = shapes_of(module, jnp.zeros((1, 64, 64, 3)))
     arrays = {path: generator.normal(size=shape).astype(np.float32) for path, shape in shapes.items()}
-    assert sizes_of(export_weights(LAYOUT["authors"].rules(module), arrays)) == {"num_classes": 5}
+    found = sizes_of(export_weights(LAYOUT["authors"].rules(module), arrays))
+    assert found.pop("detector").keywords == {"num_queries": 5}
+    assert found == {"num_classes": 5}

@@ -1,6 +1,8 @@
 """A COCO-json folder of another program trains, evaluates and predicts with its own names; weights to start from."""
 
+import functools
 import json
+import logging
 from pathlib import Path
 
 import jax
@@ -14,12 +16,16 @@ from vitjax.data.coco import CocoFolder
 from vitjax.data.padded_scenes import PaddedSceneBatches
 from vitjax.data.scene_batching import BoxTargets
 from vitjax.errors import UserError
+from vitjax.inference.bundle import Bundle
 from vitjax.inference.detection_weights import backbone_weights, detector_weights
+from vitjax.inference.detr_preparation import detr_batches
 from vitjax.models.detr import DETR
+from vitjax.models.detr_panoptic import PanopticDETR
 from vitjax.models.resnet import ResNetTrunk
-from vitjax.paths import flatten
+from vitjax.paths import flatten, unflatten
 from vitjax.programs import detr_finetune
 from vitjax.programs.detr_finetune import finetune_detector
+from vitjax.tasks.set_prediction import SetPrediction
 
 CONFIG = Path(__file__).parent.parent.parent / "configs" / "detr_finetune.py"
 CATEGORIES = [{"id": 41, "name": "skateboard"}, {"id": 3, "name": "car"}, {"id": 17, "name": "cat"}]  # gaps, no order
@@ -120,6 +126,21 @@ def test_a_classifier_is_a_backbone(tmp_path):
         np.testing.assert_array_equal(array, trunk[path.replace("/backbone/", "/trunk/")])
     with pytest.raises(UserError, match=r"ResNet does not fit the backbone of DETR: .* is missing"):
         backbone_weights(detector, shapes, path=str(tmp_path / "start"), trunk="stem")
+
+
+def test_masks_start_anew_on_top_of_boxes(tmp_path, caplog):
+    # Of parts of the package alone, as `load` builds no others.
+    boxes = tiny(3, num_heads=8).clone(backbone=functools.partial(ResNetTrunk, depths=(1, 1, 1, 1), width=4))
+    arrays = {path: np.full(shape, 0.5, np.float32) for path, shape in shapes_of(boxes).items()}
+    names = ("a", "b", "c")
+    Bundle(boxes, SetPrediction(), detr_batches(64), names, lambda: unflatten(arrays)).save(tmp_path / "boxes")
+    masks = PanopticDETR(3, detector=lambda num_classes, **parts: tiny(num_classes, num_heads=8, **parts))
+    with caplog.at_level(logging.WARNING, logger="vitjax"):
+        given = detector_weights(masks, shapes_of(masks), path=str(tmp_path / "boxes"))
+    assert given.keys() == arrays.keys()
+    assert {path.split("/")[1] for path in shapes_of(masks).keys() - given.keys()} == {"mask_attention", "mask_head"}
+    (message,) = caplog.messages
+    assert "has no params/mask_attention/" in message
 
 
 def test_batches_are_stored_with_a_bundle():

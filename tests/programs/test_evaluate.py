@@ -28,7 +28,7 @@ def folder(tmp_path_factory):
 @pytest.fixture
 def config(folder, tmp_path):
     # `create_model` calls its labels as FakeImages does
-    source = {"num_classes": 3, "sizes": ((32, 32),)}
+    source = {"num_classes": 3, "shapes": ((32, 32),)}
     return ConfigDict(
         {
             "workdir": str(tmp_path / "out"),

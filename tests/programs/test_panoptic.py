@@ -21,7 +21,7 @@ def small(tmp_path):
 
 @pytest.mark.long  # tests/test_configs.py trains and draws it as well
 def test_it_trains_draws_and_can_be_opened(tmp_path, capsys):
-    made = train_and_draw(small(tmp_path), images=3)
+    made = train_and_draw(config := small(tmp_path), images=3)
     assert not made.interrupted
     assert {"PQ", "SQ_stuff", "AP", "mask_loss", "dice_loss"} < set(made.run.scores)
     assert Image.open(made.picture).size[0] > 300
@@ -30,7 +30,7 @@ def test_it_trains_draws_and_can_be_opened(tmp_path, capsys):
     bundle = load(tmp_path / "run")
     whole, broken = bundle.predict([np.full((40, 61, 3), 200, np.uint8), b"no picture"])
     assert whole.segment_map.shape == (40, 61)
-    assert len(whole.detections) == 16
+    assert len(whole.detections) == config.model.detector.num_queries
     assert broken.error is not None
     assert whole.plot(tmp_path / "one.png").is_file()
     bundle.save(tmp_path / "copy")
@@ -40,7 +40,20 @@ def test_it_trains_draws_and_can_be_opened(tmp_path, capsys):
 
 def test_an_interrupted_run_draws_nothing(tmp_path, monkeypatch):
     stopped = RunSummary(tmp_path, 1, {}, None, interrupted=True, compilations=1, seconds=0.0)
-    monkeypatch.setattr(panoptic, "fit", lambda config: stopped)
-    made = train_and_draw(small(tmp_path))
+    seen = []
+    monkeypatch.setattr(panoptic, "fit", lambda config: seen.append(config) or stopped)
+    made = train_and_draw(config := small(tmp_path))
     assert made.interrupted
     assert made.picture is None
+    assert seen[0].task.stuff == (10, 11, 12)  # the data's
+    assert config.task.stuff is None
+
+
+def test_stuff_of_the_config_is_left(tmp_path, monkeypatch):
+    seen = []
+    stopped = RunSummary(tmp_path, 1, {}, None, interrupted=True, compilations=1, seconds=0.0)
+    monkeypatch.setattr(panoptic, "fit", lambda config: seen.append(config) or stopped)
+    config = small(tmp_path)
+    config.task.stuff = (12,)
+    train_and_draw(config)
+    assert seen[0].task.stuff == (12,)

@@ -178,3 +178,13 @@ def test_parts_of_a_batch_add_up():
         totals += loss_of(cut, {name: leaf[rows] for name, leaf in batch.items()})[1]["loss"]
     np.testing.assert_allclose(totals[0] / totals[1], whole, rtol=1e-5)
     np.testing.assert_allclose(totals, metrics["loss"], rtol=1e-5)
+
+
+def test_one_class_is_told_from_the_background():
+    outputs, batch = draw(classes=1)
+    gradient = jax.jit(jax.grad(lambda outputs: TASK.loss(outputs, batch)[0]))(outputs)["logits"]
+    _, positive, _ = taught(batch["boxes"][0], batch["box_mask"][0])
+    assert (np.asarray(gradient)[0][np.asarray(positive)] * [1, -1] > 0).all()  # less background, more object
+    found = jax.jit(AnchorDetection(max_candidates=10, max_detections=5).predict)(outputs, batch)
+    assert not np.asarray(found["labels"]).any()
+    assert np.asarray(found["mask"]).any()

@@ -266,3 +266,14 @@ def test_more_slots_than_queries():
 def test_impossible_settings(keywords, message):
     with pytest.raises(UserError, match=message):
         SetPrediction(**keywords)
+
+
+def test_one_class_is_told_from_no_object():
+    outputs, batch = draw()
+    outputs["logits"] = outputs["logits"][..., :2]
+    batch["labels"] = np.zeros_like(batch["labels"])
+    gradient = np.asarray(gradient_of(outputs, batch)["logits"])
+    assert (np.abs(gradient[:, batch["image_mask"]]) > 1e-7).all()
+    found = predictions_of(outputs, batch)
+    assert not np.asarray(found["labels"]).any()
+    assert np.ptp(found["scores"]) > 0.1

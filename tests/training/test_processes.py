@@ -14,7 +14,8 @@ PROGRAM = Path(__file__).parent / "fake_run.py"
 
 
 def start(workdir, *settings, process=None, **variables):
-    environment = os.environ | {"XLA_FLAGS": "", "TF_CPP_MIN_LOG_LEVEL": "3"} | variables
+    one_device = os.environ["XLA_FLAGS"].replace("count=8", "count=1")
+    environment = os.environ | {"XLA_FLAGS": one_device, "TF_CPP_MIN_LOG_LEVEL": "3"} | variables
     if process is not None:
         environment["PROCESS"] = process
     arguments = [sys.executable, str(PROGRAM), str(workdir), "steps=6", "log_every=1", *settings]

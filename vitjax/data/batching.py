@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from vitjax.data.loading import Batch, BatchStream, Produced, Shards, Stream, check_reading, in_background
 from vitjax.data.sampling import FixedOrder, ShuffledOrder
 from vitjax.data.slices import Cut, ExampleReader, ImageStack, Prepared, even_cuts, produce, summarise
+from vitjax.data.source_access import drop_source, replace_source, source_labels, source_length
 from vitjax.data.transforms import apply_transforms
 from vitjax.errors import UserError
 
@@ -53,23 +54,10 @@ class ImageBatches:
             threads=self.threads, workers=self.workers, prefetch=self.prefetch, max_broken=self.max_broken,
         )  # fmt: skip
 
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """Class names of the source."""
-        return self._get_source().labels
-
-    @property
-    def num_examples(self) -> int:
-        """Examples of the source."""
-        return len(self._get_source())
-
-    def without_source(self) -> "ImageBatches":
-        """The same preparation without data, to be stored."""
-        return replace(self, source=None)
-
-    def with_source(self, source: Any) -> "ImageBatches":
-        """The same preparation of other data."""
-        return replace(self, source=source)
+    labels = property(source_labels)
+    num_examples = property(source_length)
+    without_source = drop_source
+    with_source = replace_source
 
     def stream(self, seed: int, shards: Shards) -> Stream:
         """Endless batches for training, each epoch in a new order.
@@ -97,11 +85,6 @@ class ImageBatches:
         made = _produce(self, FixedOrder(), shards, self.num_examples, {"position": 0})
         for item in in_background(made, self.prefetch):
             yield item.batch
-
-    def _get_source(self) -> Any:
-        if self.source is None:
-            raise UserError("ImageBatches: no source was given; call with_source(source) first")
-        return self.source
 
 
 def _produce(

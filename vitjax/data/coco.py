@@ -1,7 +1,5 @@
 """COCO's json of boxes as a source of scenes, whoever wrote it."""
 
-import json
-import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,18 +9,13 @@ from typing import Any, NamedTuple, SupportsIndex
 import numpy as np
 from jaxtyping import Int
 
+from vitjax.data.coco_json import Report, class_ids, find_json, read_json, unique
 from vitjax.data.coco_masks import compress_segmentation, decode_masks
 from vitjax.data.images import DEFAULT_MAX_PIXELS, BrokenExample, decode_image
-from vitjax.errors import UserError
 
 __all__ = ["CocoFolder", "FakeBoxes"]
 
-logger = logging.getLogger("vitjax")
-
 _KEYS = {"images": ("id", "file_name", "height", "width"), "categories": ("id", "name"), "annotations": ()}
-_SHOWN = 5  # ids that a report names
-_MOST_IDS = 10_000
-_SPLIT_NAMES = {"train": ("train",), "validation": ("val", "valid", "validation", "test")}
 
 
 @dataclass(frozen=True)
@@ -79,19 +72,17 @@ class CocoFolder:
     """Compressed run lengths of all objects, if `masks`."""
 
     def __post_init__(self):
-        if self.split not in _SPLIT_NAMES:
-            raise UserError(f"`split`={self.split!r} of {self.path}, expected 'train' or 'validation'")
-        file, folder = _find(Path(self.path).expanduser(), self.split)
+        file, folder = find_json(self.path, self.split, "instances_")
         folder = folder if self.images is None else Path(self.images).expanduser()
-        content = _read(file)
+        content = read_json(file, _KEYS)
         categories = {entry["id"]: str(entry["name"]) for entry in content["categories"]}
-        ids = _class_ids(file, categories) if self.keep_ids else tuple(sorted(categories))
-        report = _Report(str(file))
-        images = _unique(content["images"], "repeated image ids", report)
+        ids = class_ids(file, categories, keep=self.keep_ids)
+        report = Report(str(file))
+        images = unique(content["images"], "repeated image ids", report)
         sizes = {entry["id"]: (entry["height"], entry["width"]) for entry in images}
         found: dict[Any, list[_Object]] = {image: [] for image in sizes}
         classes = {identity: number for number, identity in enumerate(ids) if identity in categories}
-        for entry in _unique(content.get("annotations") or [], "repeated annotation ids", report):
+        for entry in unique(content.get("annotations") or [], "repeated annotation ids", report):
             made = _object(entry, sizes, classes, report, masks=self.masks)
             if made is not None:
                 found[entry["image_id"]].append(made)
@@ -152,48 +143,6 @@ class CocoFolder:
         return int(np.diff(self.objects["starts"]).max(initial=0))
 
 
-class _Report:
-    """Gathers what is left out and what is mended, and says it once."""
-
-    def __init__(self, file: str):
-        self._file = file
-        self._left_out: dict[str, list[Any]] = {}
-        self._mended: dict[str, list[Any]] = {}
-
-    def leave_out(self, kind: str, identity: Any) -> None:
-        self._left_out.setdefault(kind, []).append(identity)
-
-    def mend(self, kind: str, identity: Any) -> None:
-        self._mended.setdefault(kind, []).append(identity)
-
-    def tell(self) -> None:
-        parts = [
-            f"{did} " + "; ".join(f"{len(ids)} {kind} ({_some(ids)})" for kind, ids in kinds.items())
-            for did, kinds in (("left out", self._left_out), ("mended", self._mended))
-            if kinds
-        ]
-        if parts:
-            logger.warning("%s: %s", self._file, "; ".join(parts))
-
-
-def _some(ids: list[Any]) -> str:
-    shown = ", ".join(map(str, ids[:_SHOWN]))
-    return shown if len(ids) <= _SHOWN else f"{shown} and {len(ids) - _SHOWN} more"
-
-
-def _unique(entries: list[dict[str, Any]], kind: str, report: _Report) -> list[dict[str, Any]]:
-    """The first of each id, and all without one."""
-    seen, kept = set(), []
-    for entry in entries:
-        identity = entry.get("id")
-        if identity is not None and identity in seen:
-            report.leave_out(kind, identity)
-        else:
-            seen.add(identity)
-            kept.append(entry)
-    return kept
-
-
 class _Object(NamedTuple):
     box: list[float]
     label: int
@@ -206,7 +155,7 @@ def _object(
     entry: dict[str, Any],
     sizes: Mapping[Any, tuple[int, int]],
     classes: Mapping[Any, int],
-    report: _Report,
+    report: Report,
     *,
     masks: bool,
 ) -> _Object | None:
@@ -246,72 +195,6 @@ def _numbers(values: Any, count: int) -> list[float] | None:
     return [float(value) for value in values]
 
 
-def _class_ids(file: Path, categories: Mapping[Any, str]) -> tuple[int, ...]:
-    """0 ... the largest id."""
-    wrong = [identity for identity in categories if not isinstance(identity, int) or not 0 <= identity < _MOST_IDS]
-    if wrong:
-        raise UserError(f"{file}: `keep_ids` needs category ids from 0 to {_MOST_IDS - 1}, one is {wrong[0]!r}")
-    return tuple(range(max(categories) + 1))
-
-
-def _read(file: Path) -> dict[str, Any]:
-    """The json, checked as far as it is read here."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file}: cannot be read as json: {error}") from error
-    for name, keys in _KEYS.items():
-        entries = (content.get(name) or []) if isinstance(content, dict) else []
-        listed = isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries)
-        if not listed or (keys and not entries):
-            raise UserError(f"{file}: has no `{name}`; expected COCO's format, with images, annotations and categories")
-        lacking = next(((entry, key) for entry in entries for key in keys if key not in entry), None)
-        if lacking is not None:
-            raise UserError(f"{file}: an entry of `{name}` has no `{lacking[1]}`: {lacking[0]!r:.120}")
-    for entry in content["images"]:
-        if not all(isinstance(entry[side], int) and entry[side] > 0 for side in ("height", "width")):
-            raise UserError(f"{file}: an image's `height` and `width` are numbers of pixels, 1 or more: {entry!r:.120}")
-    numbers = [entry["id"] for entry in content["categories"]]
-    if len(set(numbers)) != len(numbers):
-        raise UserError(f"{file}: two categories have the same id; ids of `categories` must differ")
-    return content
-
-
-def _find(path: Path, split: str) -> tuple[Path, Path]:
-    """The json of a split, and the folder of its images."""
-    if path.is_file():
-        return path, _images_beside(path)
-    if not path.is_dir():
-        raise UserError(f"coco:{path}: no such file or folder (seen from {Path.cwd()})")
-    names = _SPLIT_NAMES[split]
-    for name in names:
-        found = sorted((path / "annotations").glob(f"instances_{name}*.json"))
-        if found:
-            file = _only(found)
-            return file, path / file.stem.removeprefix("instances_")
-    for name in names:
-        found = sorted((path / name).glob("*.json"))
-        if found:
-            file = _only(found)
-            return file, _images_beside(file)
-    raise UserError(
-        f"coco:{path}: no json for split {split!r}; expected annotations/instances_{names[0]}*.json, or a json in "
-        f"{' or '.join(f'{name}/' for name in names)}; or give the json's own path"
-    )
-
-
-def _images_beside(file: Path) -> Path:
-    return file.parent / "images" if (file.parent / "images").is_dir() else file.parent
-
-
-def _only(files: list[Path]) -> Path:
-    if len(files) > 1:
-        raise UserError(
-            f"{files[0].parent}: several json files, {_some([file.name for file in files])}; give one's path"
-        )
-    return files[0]
-
-
 @dataclass(frozen=True)
 class FakeBoxes:
     """Bright rectangles on noise: for tests, at no cost of disk or download.
@@ -319,13 +202,13 @@ class FakeBoxes:
     Attributes:
         num_examples: length of the source.
         num_classes: classes.
-        sizes: (rows, columns) that examples take in turn.
+        shapes: (rows, columns) that examples take in turn.
         most_boxes: example i has `i % (most_boxes + 1)` objects.
     """
 
     num_examples: int = 16
     num_classes: int = 4
-    sizes: tuple[tuple[int, int], ...] = ((32, 32), (24, 40))
+    shapes: tuple[tuple[int, int], ...] = ((32, 32), (24, 40))
     most_boxes: int = 3
 
     @property
@@ -341,12 +224,16 @@ class FakeBoxes:
     def __len__(self) -> int:
         return self.num_examples
 
+    def sizes(self) -> Int[np.ndarray, "examples 2"]:
+        """(rows, columns) of every picture."""
+        return np.resize(np.array(self.shapes), (len(self), 2))
+
     def __getitem__(self, index: SupportsIndex) -> dict[str, Any]:
         number = index.__index__()
         if not 0 <= number < len(self):
             raise IndexError(f"index {number} of a source with {len(self)} examples")
         generator = np.random.default_rng(number)
-        rows, columns = self.sizes[number % len(self.sizes)]
+        rows, columns = self.shapes[number % len(self.shapes)]
         image = generator.integers(0, 64, (rows, columns, 3), dtype=np.uint8)
         count = number % (self.most_boxes + 1)
         labels = generator.integers(0, self.num_classes, count).astype(np.int32)

@@ -1,12 +1,16 @@
 """Scenes of digits on grounds of several kinds, every pixel of which belongs to a segment: things and stuff."""
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, SupportsIndex
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Float, Int, UInt8
+from PIL import Image
 
 from vitjax.data.digits import DigitScenes
+from vitjax.data.scene_geometry import tight_boxes
 
 __all__ = ["DigitPanoptic"]
 
@@ -86,9 +90,41 @@ class DigitPanoptic:
         return scene | {
             "image": _darken(scene["image"], darker),
             "labels": np.concatenate([scene["labels"], np.array(labels, np.int32)]),
-            "boxes_xyxy_pixels": np.concatenate([scene["boxes_xyxy_pixels"], *map(_box_around, masks)]),
+            "boxes_xyxy_pixels": np.concatenate([scene["boxes_xyxy_pixels"], tight_boxes(np.array(masks))]),
             "masks": np.concatenate([scene["masks"], masks]),
         }
+
+    def write_coco(self, folder: str | Path) -> Path:
+        """Writes `images/*.png`, `panoptic/*.png` and, in COCO's panoptic format, `panoptic.json`; returns its path.
+
+        Category ids are 3, 6, ... for classes 0, 1, ..., and segments' ids spread over all three bytes of a colour: a
+        reader that takes ids for numbers of classes or of segments is found out. The reader is `CocoPanopticFolder`.
+        """
+        folder = Path(folder)
+        for name in ("images", "panoptic"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        images, annotations = [], []
+        for index in range(len(self)):
+            scene = self[index]
+            file_name, (rows, columns) = f"{index:06d}.png", scene["image"].shape[:2]
+            Image.fromarray(scene["image"]).save(folder / "images" / file_name)
+            ids = 70_001 * np.arange(1, len(scene["labels"]) + 1)
+            numbers = (scene["masks"] * ids[:, None, None]).max(axis=0)
+            colours = np.stack([numbers >> shift & 255 for shift in (0, 8, 16)], axis=-1)
+            Image.fromarray(colours.astype(np.uint8)).save(folder / "panoptic" / file_name)
+            images.append({"id": index + 1, "file_name": file_name, "height": rows, "width": columns})
+            segments = [
+                {"id": int(identity), "category_id": 3 * int(label) + 3, "area": int(mask.sum()), "iscrowd": 0}
+                for identity, label, mask in zip(ids, scene["labels"], scene["masks"], strict=True)
+            ]
+            annotations.append({"image_id": index + 1, "file_name": file_name, "segments_info": segments})
+        categories = [
+            {"id": 3 * number + 3, "name": name, "isthing": int(number not in self.stuff)}
+            for number, name in enumerate(self.labels)
+        ]
+        path = folder / "panoptic.json"
+        path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+        return path
 
 
 def _regions(size: tuple[int, int], count: int, generator: np.random.Generator) -> Int[np.ndarray, "H W"]:
@@ -119,8 +155,3 @@ def _middles(size: tuple[int, int]) -> tuple[Float[np.ndarray, "H 1"], Float[np.
 
 def _darken(image: UInt8[np.ndarray, "H W 3"], by: Float[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W 3"]:
     return np.maximum(image - by[:, :, None], 0).astype(np.uint8)
-
-
-def _box_around(mask: Bool[np.ndarray, "H W"]) -> Float[np.ndarray, "1 4"]:
-    down, across = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    return np.array([[across[0], down[0], across[-1] + 1, down[-1] + 1]], np.float32)

@@ -117,7 +117,8 @@ class DigitScenes:
         seed: of everything but the split of the scans.
         sides: shortest and longest side of a scene in pixels, aspect ratios within 1:2 and 2:1.
         digit_sides: smallest and largest height of a digit in pixels, log-uniform.
-        max_digits: counts are uniform from 0 to this.
+        max_digits: counts are uniform from `min_digits` to this.
+        min_digits: see `max_digits`; a scene may still have fewer, see above, but never none.
     """
 
     split: str
@@ -126,6 +127,7 @@ class DigitScenes:
     sides: tuple[int, int] = (96, 224)
     digit_sides: tuple[int, int] = (16, 64)
     max_digits: int = 8
+    min_digits: int = 0
 
     def __post_init__(self):
         _check_split(self.split)
@@ -136,9 +138,10 @@ class DigitScenes:
                 f"`digit_sides`={self.digit_sides}: the largest digit does not fit the smallest scene of "
                 f"`sides`={self.sides}"
             )
-        if self.num_scenes < 1 or self.max_digits < 0:
+        if self.num_scenes < 1 or not 0 <= self.min_digits <= self.max_digits:
             raise UserError(
-                f"`num_scenes`={self.num_scenes}, `max_digits`={self.max_digits}: expected at least 1 and 0"
+                f"`num_scenes`={self.num_scenes}, `min_digits`={self.min_digits}, `max_digits`={self.max_digits}: "
+                "expected at least 1 scene, and 0 or more digits, from the fewest to the most"
             )
 
     @property
@@ -166,7 +169,7 @@ class DigitScenes:
         layers, masks, labels, taken = [], [], [], []
         scans, digits = _scans()
         numbers = _scan_numbers(self.split)
-        for _ in range(generator.integers(0, self.max_digits + 1)):
+        for _ in range(generator.integers(self.min_digits, self.max_digits + 1)):
             low, high = self.digit_sides
             height = round(float(np.exp(generator.uniform(np.log(low), np.log(high)))))
             width = max(8, min(round(height * generator.uniform(0.9, 1.3)), columns))
@@ -227,16 +230,19 @@ class DigitScenes:
 class DigitCaptions:
     """The scenes of `DigitScenes` with one English sentence each: for contrastive training.
 
-    `source[i]` is `{"image": uint8 [H, W, 3], "caption": str, "index": i}`, for example "three digits on a dark ground:
-    a large seven on the left, a two in the centre and a small nine at the bottom right". At most four digits are named,
-    left to right.
+    `source[i]` is `{"image": uint8 [H, W, 3], "caption": str, "label": int, "index": i}`, for example "three digits on
+    a dark ground: a large seven on the left, a two in the centre and a small nine at the bottom right". At most four
+    digits are named, left to right. `label` is the digit of a scene with exactly one, and -1 otherwise: with
+    `min_digits=1, max_digits=1` the source serves classification too.
 
     Attributes:
         split: "train" or "validation".
         num_scenes: length of the source.
         seed: of the scenes.
         sides: shortest and longest side of a scene in pixels.
-        max_digits: digits in a scene, from 0 to this.
+        max_digits: digits in a scene, from `min_digits` to this.
+        min_digits: see `max_digits`.
+        digit_sides: smallest and largest height of a digit in pixels; below 25 it is called small, above 40 large.
     """
 
     split: str
@@ -244,6 +250,8 @@ class DigitCaptions:
     seed: int = 0
     sides: tuple[int, int] = (96, 224)
     max_digits: int = 8
+    min_digits: int = 0
+    digit_sides: tuple[int, int] = (16, 64)
 
     def __post_init__(self):
         self._scenes()
@@ -262,11 +270,18 @@ class DigitCaptions:
         return self.num_scenes
 
     def _scenes(self) -> DigitScenes:
-        return DigitScenes(self.split, self.num_scenes, self.seed, self.sides, max_digits=self.max_digits)
+        return DigitScenes(
+            self.split, self.num_scenes, self.seed, self.sides, self.digit_sides, self.max_digits, self.min_digits
+        )
+
+    def captions(self, index: SupportsIndex) -> tuple[str, ...]:
+        """The sentence of one scene."""
+        return (self[index]["caption"],)
 
     def __getitem__(self, index: SupportsIndex) -> dict[str, Any]:
         scene = self._scenes()[index]
-        return {"image": scene["image"], "caption": _sentence(scene), "index": scene["index"]}
+        label = int(scene["labels"][0]) if len(scene["labels"]) == 1 else -1
+        return {"image": scene["image"], "caption": _sentence(scene), "label": label, "index": scene["index"]}
 
 
 def encode_rle(mask: Bool[np.ndarray, "H W"]) -> list[int]:

@@ -6,7 +6,7 @@ arXiv:2110.02178, "Multi-scale sampler for training efficiency".
 
 import functools
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from vitjax.data.batching import ImageBatches, labels_of, prepare_image
 from vitjax.data.loading import Batch, BatchStream, Produced, Shards, Stream, check_reading
 from vitjax.data.sampling import ShuffledOrder
 from vitjax.data.slices import Cut, ExampleReader, ImageStack, Prepared, produce, summarise
+from vitjax.data.source_access import drop_source, replace_source, source_labels, source_length
 from vitjax.data.transforms import Transform
 from vitjax.errors import UserError
 
@@ -91,23 +92,10 @@ class MultiScaleImageBatches:
             threads=self.threads, workers=self.workers, prefetch=self.prefetch, max_broken=self.max_broken,
         )  # fmt: skip
 
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """Class names of the source."""
-        return self._fixed().labels
-
-    @property
-    def num_examples(self) -> int:
-        """Examples of the source."""
-        return self._fixed().num_examples
-
-    def without_source(self) -> "MultiScaleImageBatches":
-        """The same preparation without data, to be stored."""
-        return replace(self, source=None)
-
-    def with_source(self, source: Any) -> "MultiScaleImageBatches":
-        """The same preparation of other data."""
-        return replace(self, source=source)
+    labels = property(source_labels)
+    num_examples = property(source_length)
+    without_source = drop_source
+    with_source = replace_source
 
     def shapes(self, epoch: int = 0) -> tuple[tuple[int, int], ...]:
         """(side in pixels, images of the global batch) of every batch that can be drawn in an epoch; sides ascend."""

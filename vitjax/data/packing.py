@@ -11,7 +11,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -53,10 +53,11 @@ from vitjax.data.sampling import (
     keep_tokens,
     within,
 )
+from vitjax.data.source_access import drop_source, replace_source, source_labels, source_length
 from vitjax.data.transforms import INTERPOLATIONS, apply_transforms
 from vitjax.errors import UserError
 
-__all__ = ["BestFit", "FirstFit", "PackedBatches", "SubsetFit"]
+__all__ = ["BestFit", "FirstFit", "PackedBatches", "Preparation", "SubsetFit"]
 
 _logger = logging.getLogger("vitjax")
 
@@ -143,23 +144,10 @@ class PackedBatches:
                 f"use length={tokens} or more, or a resolution of {smaller}"
             )
 
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """Class names of the source."""
-        return self._get_source().labels
-
-    @property
-    def num_examples(self) -> int:
-        """Examples of the source."""
-        return len(self._get_source())
-
-    def without_source(self) -> "PackedBatches":
-        """The same preparation without data, to be stored."""
-        return replace(self, source=None)
-
-    def with_source(self, source: Any) -> "PackedBatches":
-        """The same preparation of other data."""
-        return replace(self, source=source)
+    labels = property(source_labels)
+    num_examples = property(source_length)
+    without_source = drop_source
+    with_source = replace_source
 
     def stream(self, seed: int, shards: Shards) -> Stream:
         """Endless batches for training, each epoch in a new order.
@@ -195,11 +183,6 @@ class PackedBatches:
         for item in in_background(produced, self.prefetch):
             yield item.batch
 
-    def _get_source(self) -> Any:
-        if self.source is None:
-            raise UserError("PackedBatches: no source was given; call with_source(source) first")
-        return self.source
-
     def _start(self, shards: Shards) -> dict[str, Any]:
         """The state of this process's packers before the first example."""
         shards.local_size(self.rows, "rows")
@@ -221,7 +204,7 @@ class PackedBatches:
 
     def _sizes(self, order: Callable[[int], tuple[int, int]], count: int) -> list[int | None]:
         """Tokens of the first examples of a stream; `None` for the unreadable ones."""
-        measure = _Preparation(self, order, measure=True)
+        measure = Preparation(self, order, measure=True)
         found = read_ahead(measure, range(count), threads=self.threads, workers=self.workers)
         return [None if isinstance(tokens, Broken) else tokens for _, tokens in found]
 
@@ -281,7 +264,7 @@ class PackedBatches:
 
 
 @dataclass(frozen=True)
-class _Preparation:
+class Preparation:
     """Makes the image at a position of the stream, or only measures it in tokens."""
 
     batches: PackedBatches
@@ -289,14 +272,21 @@ class _Preparation:
     measure: bool = False
 
     def __call__(self, position: int) -> PackedImage | Broken | int:
+        """The image, or what is wrong with it."""
         started = time.thread_time()
-        settings, seed = self.batches, self.order.seed  # pyright: ignore[reportFunctionMemberAccess]
         epoch, index = self.order(position)
-        generator = example_generator(seed, epoch, index)
+        generator = example_generator(self.order.seed, epoch, index)  # pyright: ignore[reportFunctionMemberAccess]
         try:
-            example = settings.source[index]
+            example = self.batches.source[index]
         except BrokenExample as error:
             return Broken(error.name, error.reason)
+        return self.prepare(example, position, index, generator, started=started)
+
+    def prepare(
+        self, example: dict[str, Any], position: int, index: int, generator: np.random.Generator, *, started: float
+    ) -> PackedImage | int:
+        """The image of an example that has been read; `started` is when that began, in this thread's own time."""
+        settings = self.batches
         image = apply_transforms(settings.transforms, example["image"], generator)
         grid, keep, shrunk = self._choose(generator, image.shape[:2], position)
         if self.measure:
@@ -319,7 +309,12 @@ class _Preparation:
         settings = self.batches
         side = settings.resolution(generator, native_size)
         limit = settings.resolution.token_limit
-        grid = grid_size(native_size, side, settings.patch_size, limit or settings.length)
+        own_rule = getattr(settings.resolution, "grid", None)
+        grid = (
+            grid_size(native_size, side, settings.patch_size, limit or settings.length)
+            if own_rule is None
+            else own_rule(native_size, settings.patch_size)
+        )
         if settings.max_grid is not None:
             grid = within(grid, settings.max_grid)
         shrunk = limit is None and grid != grid_size(native_size, side, settings.patch_size, 2**31)
@@ -346,7 +341,7 @@ class _Plan:
 def _produce(plan: _Plan, state: dict[str, Any]) -> Generator[Produced, None, None]:
     """The batches that follow a state."""
     settings, buckets = plan.settings, plan.buckets
-    prepare = _Preparation(settings, plan.order)
+    prepare = Preparation(settings, plan.order)
     broken = BrokenFiles(str(getattr(settings.source, "name", "the source")), settings.max_broken)
     packers = {int(lane): _resume(settings, saved, prepare) for lane, saved in state["packers"].items()}
     upcoming = {int(lane): saved["next"] for lane, saved in state["packers"].items()}
@@ -378,7 +373,7 @@ def _produce(plan: _Plan, state: dict[str, Any]) -> Generator[Produced, None, No
         reader.close()
 
 
-def _resume(settings: PackedBatches, saved: dict[str, Any], prepare: _Preparation) -> Packer:
+def _resume(settings: PackedBatches, saved: dict[str, Any], prepare: Preparation) -> Packer:
     """A packer whose rows are read again from their positions."""
     positions = [position for rows in (saved["open"], saved["closed"]) for row in rows for position in row]
     images = read_now(prepare, positions, settings.threads)

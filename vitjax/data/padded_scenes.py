@@ -10,7 +10,7 @@ import functools
 import logging
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,6 +23,7 @@ from vitjax.data.scene_batching import ScenePreparation, SceneTargets
 from vitjax.data.scene_geometry import pad_scene, resize_scene
 from vitjax.data.scene_transforms import planned_size
 from vitjax.data.slices import Cut, ExampleReader, Prepared, even_cuts, produce, summarise
+from vitjax.data.source_access import drop_source, get_source, replace_source, source_labels, source_length
 from vitjax.errors import UserError
 
 __all__ = ["PaddedSceneBatches", "group_by_shape"]
@@ -48,7 +49,8 @@ class PaddedSceneBatches:
     Evaluation: all examples are one window, ordered from the largest shape to the smallest, and no picture is shrunk
     that fits any shape; batches that are not full have empty places.
 
-    Sources with a method `sizes() -> int [examples, 2]`, (rows, columns), are not read beforehand; others are, once.
+    Sources with a method `sizes() -> int [examples, 2]`, (rows, columns) of the pictures, are not read beforehand;
+    others are, once, which the log says. What `sizes` has for a picture that cannot be read does not matter.
 
     Attributes:
         source: what is read, or `None` until `with_source`.
@@ -93,23 +95,10 @@ class PaddedSceneBatches:
             threads=self.threads, workers=self.workers, prefetch=self.prefetch, max_broken=self.max_broken,
         )  # fmt: skip
 
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """Class names of the source."""
-        return self._get_source().labels
-
-    @property
-    def num_examples(self) -> int:
-        """Examples of the source."""
-        return len(self._get_source())
-
-    def without_source(self) -> "PaddedSceneBatches":
-        """The same preparation without data, to be stored."""
-        return replace(self, source=None)
-
-    def with_source(self, source: Any) -> "PaddedSceneBatches":
-        """The same preparation of other data."""
-        return replace(self, source=source)
+    labels = property(source_labels)
+    num_examples = property(source_length)
+    without_source = drop_source
+    with_source = replace_source
 
     def describe(self) -> str:
         """The shapes in words, for the start of a run."""
@@ -154,11 +143,6 @@ class PaddedSceneBatches:
         made = _produce(self, plan, shards, len(plan.window(0)) * self.batch_size, {"position": 0})
         for item in in_background(made, self.prefetch):
             yield item.batch
-
-    def _get_source(self) -> Any:
-        if self.source is None:
-            raise UserError("PaddedSceneBatches: no source was given; call with_source(source) first")
-        return self.source
 
 
 # ---------------------------------------------------------------------------------------------------- planning
@@ -290,10 +274,15 @@ class _Plan:
 
 def _source_sizes(settings: PaddedSceneBatches) -> Int[np.ndarray, "examples 2"]:
     """(rows, columns) of every example of the source; of one that cannot be read anything."""
-    source = settings._get_source()
+    source = get_source(settings)
     sizes = getattr(source, "sizes", None)
-    if callable(sizes):
+    if sizes is not None:
         return np.asarray(sizes(), np.int64).reshape(-1, 2)
+    logger.info(
+        "PaddedSceneBatches: reading all %d pictures of %s for their sizes, once; a method `sizes()` of the source, "
+        "(rows, columns) of each, would do without",
+        len(source), getattr(source, "name", source),
+    )  # fmt: skip
 
     def size(index: int) -> Shape:
         try:

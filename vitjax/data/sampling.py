@@ -25,6 +25,7 @@ __all__ = [
     "Resolution",
     "ResolutionDrop",
     "ScheduledDrop",
+    "SequenceBudget",
     "ShuffledOrder",
     "TokenBudget",
     "TokenDrop",
@@ -101,7 +102,8 @@ class Resolution(Protocol):
     """Chooses the size of an image. The aspect ratio is kept, so one number says it.
 
     `largest` is the largest side it can choose in pixels, or `None` if that depends on the images. `token_limit` caps
-    the tokens of an image beside the length of the row, or is `None`.
+    the tokens of an image beside the length of the row, or is `None`. A resolution that rounds sides to patches by a
+    rule of its own has a method `grid(native_size, patch_size)` besides, which goes before `grid_size`.
     """
 
     @property
@@ -275,6 +277,41 @@ class TokenBudget:
     def __call__(self, generator: np.random.Generator, native_size: tuple[int, int]) -> Number:
         """The side of one image, pixels; see `Resolution`."""
         return math.inf
+
+
+@dataclass(frozen=True)
+class SequenceBudget:
+    """The largest grid of at most `tokens` patches as NaFlex rounds it: SigLIP 2's, in its three implementations.
+
+    A scale of both sides is searched by halving [1e-6, 100] down to 1e-5; sides are rounded up to whole patches, so
+    the aspect ratio is off by less than one patch (big_vision's `resize_to_sequence`).
+    """
+
+    tokens: int
+
+    def __post_init__(self) -> None:
+        if self.tokens < 1:
+            raise UserError(f"SequenceBudget: `tokens` (={self.tokens}) is at least 1")
+
+    largest = property(lambda self: None)
+    token_limit = property(lambda self: self.tokens)
+
+    def __call__(self, generator: np.random.Generator, native_size: tuple[int, int]) -> Number:
+        """As large as fits; see `Resolution`."""
+        return math.inf
+
+    def grid(self, native_size: tuple[int, int], patch_size: int) -> tuple[int, int]:
+        """(rows, columns) of patches for an image of (height, width) pixels."""
+
+        def sides(scale: float) -> tuple[int, int]:
+            rows, columns = (max(1, math.ceil(side * scale / patch_size)) for side in native_size)
+            return rows, columns
+
+        low, high = 1e-6, 100.0
+        while high - low >= 1e-5:
+            scale = (low + high) / 2
+            low, high = (scale, high) if math.prod(sides(scale)) <= self.tokens else (low, scale)
+        return sides(low)
 
 
 def grid_size(native_size: tuple[int, int], side: Number, patch_size: int, max_tokens: int) -> tuple[int, int]:

@@ -9,7 +9,7 @@ picture as the source gave it, and `content_size`, the same of the top left part
 
 import functools
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -18,6 +18,7 @@ from vitjax.data.loading import Batch, BatchStream, Produced, Shards, Stream, ch
 from vitjax.data.sampling import FixedOrder, ShuffledOrder
 from vitjax.data.scene_geometry import IGNORED
 from vitjax.data.slices import Cut, ExampleReader, ImageStack, Prepared, even_cuts, produce, summarise
+from vitjax.data.source_access import drop_source, replace_source, source_labels, source_length
 from vitjax.errors import UserError
 
 __all__ = [
@@ -149,23 +150,10 @@ class SceneBatches:
             threads=self.threads, workers=self.workers, prefetch=self.prefetch, max_broken=self.max_broken,
         )  # fmt: skip
 
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """Class names of the source."""
-        return self._get_source().labels
-
-    @property
-    def num_examples(self) -> int:
-        """Examples of the source."""
-        return len(self._get_source())
-
-    def without_source(self) -> "SceneBatches":
-        """The same preparation without data, to be stored."""
-        return replace(self, source=None)
-
-    def with_source(self, source: Any) -> "SceneBatches":
-        """The same preparation of other data."""
-        return replace(self, source=source)
+    labels = property(source_labels)
+    num_examples = property(source_length)
+    without_source = drop_source
+    with_source = replace_source
 
     def stream(self, seed: int, shards: Shards) -> Stream:
         """Endless batches for training, each epoch in a new order.
@@ -195,11 +183,6 @@ class SceneBatches:
         made = _produce(self, FixedOrder(), shards, self.num_examples, {"position": 0})
         for item in in_background(made, self.prefetch):
             yield item.batch
-
-    def _get_source(self) -> Any:
-        if self.source is None:
-            raise UserError("SceneBatches: no source was given; call with_source(source) first")
-        return self.source
 
 
 def _produce(

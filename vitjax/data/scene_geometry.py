@@ -13,7 +13,17 @@ from PIL import Image
 
 from vitjax.data.transforms import resize_image
 
-__all__ = ["IGNORED", "Scene", "crop_scene", "fitting_size", "overlaps", "pad_scene", "resize_scene", "turn_scene"]
+__all__ = [
+    "IGNORED",
+    "Scene",
+    "crop_scene",
+    "fitting_size",
+    "overlaps",
+    "pad_scene",
+    "resize_scene",
+    "tight_boxes",
+    "turn_scene",
+]
 
 Scene = dict[str, Any]
 
@@ -95,7 +105,7 @@ def turn_scene(scene: Scene, angle: float) -> Scene:
         return turned
     if "masks" in scene:
         turned["masks"] = _change_masks(scene["masks"], lambda mask: mask.rotate(angle), scene["image"].shape[:2])
-        boxes = _tight_boxes(turned["masks"])
+        boxes = tight_boxes(turned["masks"])
     else:
         boxes = _turn_boxes(scene["boxes_xyxy_pixels"], angle, scene["image"].shape[:2])
     boxes = _clip_boxes(boxes, scene["image"].shape[:2])
@@ -140,7 +150,7 @@ def _change_masks(
     return np.array(changed, bool).reshape(-1, *size)
 
 
-def _tight_boxes(masks: Bool[np.ndarray, "n H W"]) -> Float[np.ndarray, "n 4"]:
+def tight_boxes(masks: Bool[np.ndarray, "n H W"]) -> Float[np.ndarray, "n 4"]:
     """Boxes around masks; 0 for an empty one."""
     boxes = np.zeros((len(masks), 4), np.float32)
     for number, mask in enumerate(masks):

@@ -4,6 +4,7 @@ A source has `len(source)`, `labels`, `name` and `source[i]`, a scene without bo
 `class_map` uint8 `[H, W]` of class numbers, 255 = ignored, and `index`. Class 0 is the background where there is one.
 """
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any, SupportsIndex
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 from PIL import Image
 
 from vitjax.data.digits import DigitScenes
@@ -55,6 +56,10 @@ class DigitClassMaps:
     def __len__(self) -> int:
         return len(self.scenes)
 
+    def sizes(self) -> Int[np.ndarray, "examples 2"]:
+        """(rows, columns) of every scene, without rendering one."""
+        return self.scenes.sizes()
+
     def __getitem__(self, index: SupportsIndex) -> dict[str, Any]:
         scene = self.scenes[index]
         class_map = np.zeros(scene["image"].shape[:2], np.uint8)
@@ -70,12 +75,12 @@ class FakeClassMaps:
     Attributes:
         num_examples: length of the source.
         num_classes: classes.
-        sizes: (rows, columns) that examples take in turn.
+        shapes: (rows, columns) that examples take in turn.
     """
 
     num_examples: int = 16
     num_classes: int = 4
-    sizes: tuple[tuple[int, int], ...] = ((32, 32), (24, 40))
+    shapes: tuple[tuple[int, int], ...] = ((32, 32), (24, 40))
 
     @property
     def name(self) -> str:
@@ -90,9 +95,13 @@ class FakeClassMaps:
     def __len__(self) -> int:
         return self.num_examples
 
+    def sizes(self) -> Int[np.ndarray, "examples 2"]:
+        """(rows, columns) of every picture."""
+        return np.resize(np.array(self.shapes), (len(self), 2))
+
     def __getitem__(self, index: SupportsIndex) -> dict[str, Any]:
         number = _checked_index(index, len(self))
-        rows, columns = self.sizes[number % len(self.sizes)]
+        rows, columns = self.shapes[number % len(self.shapes)]
         class_map = np.tile((np.arange(columns) + number) % self.num_classes, (rows, 1)).astype(np.uint8)
         class_map[0] = IGNORED
         image = np.random.default_rng(number).integers(0, 128, (rows, columns, 3))
@@ -155,6 +164,18 @@ class SegmentationFolder:
     def __len__(self) -> int:
         return len(self.pairs)
 
+    def sizes(self) -> Int[np.ndarray, "examples 2"]:
+        """(rows, columns) of every picture, from the files' heads; of one that cannot be read (1, 1)."""
+
+        def size(pair: tuple[str, str]) -> tuple[int, int]:
+            try:
+                return image_size(pair[0], max_pixels=self.max_pixels)
+            except BrokenExample:  # counted when its turn comes
+                return 1, 1
+
+        with ThreadPoolExecutor() as pool:
+            return np.array(list(pool.map(size, self.pairs)), np.int64)
+
     def __getitem__(self, index: SupportsIndex) -> dict[str, Any]:
         number = _checked_index(index, len(self))
         image_file, mask_file = self.pairs[number]
@@ -211,9 +232,10 @@ def open_class_maps(
     | `voc:PATH` | PASCAL VOC 2012, PATH being `VOCdevkit/VOC2012` | `max_pixels` |
     | `ade20k:PATH` | ADE20k, PATH being `ADEChallengeData2016` | `max_pixels` |
 
-    A folder holds `classes.txt`, a name per line from class 0 on, and `train/` and `val/` (or `validation`, `valid`,
-    `test`), each with `images/` and `masks/`. VOC is taken with the extra annotations of Hariharan et al. (2011) where
-    they are: masks in `SegmentationClassAug/`, names in `ImageSets/Segmentation/trainaug.txt`.
+    A folder holds `classes.txt`, a name per line from class 0 on, or Hugging Face's `id2label.json`, and `train/` and
+    `val/` (or `validation`, `valid`, `test`), each with `images/` and `masks/`. VOC is taken with the extra annotations
+    of Hariharan et al. (2011) where they are: masks in `SegmentationClassAug/`, names in
+    `ImageSets/Segmentation/trainaug.txt`.
 
     Args:
         data: the short name.
@@ -241,8 +263,21 @@ def open_class_maps(
 
 def _folder(root: Path, split: str) -> dict[str, Any]:
     part = _first_of(root, ("train",) if split == "train" else _VALIDATION_FOLDERS)
-    classes = tuple(_lines(root / "classes.txt", "one class name per line, from class 0 on"))
-    return {"images": str(part / "images"), "masks": str(part / "masks"), "classes": classes}
+    return {"images": str(part / "images"), "masks": str(part / "masks"), "classes": _class_names(root)}
+
+
+def _class_names(root: Path) -> tuple[str, ...]:
+    """Those of `classes.txt`, or of `id2label.json` where only that is there."""
+    file = root / "id2label.json"
+    if (root / "classes.txt").exists() or not file.exists():
+        return tuple(_lines(root / "classes.txt", "one class name per line, from class 0 on"))
+    try:
+        names = {int(number): str(name) for number, name in json.loads(file.read_text(encoding="utf-8")).items()}
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"{file}: cannot be read ({error}); expected an object of class numbers and names") from error
+    if sorted(names) != list(range(len(names))):
+        raise UserError(f"{file}: names the classes {sorted(names)[:8]}, expected 0 to {len(names) - 1}, each once")
+    return tuple(names[number] for number in range(len(names)))
 
 
 def _voc(root: Path, split: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from vitjax.data.digits import DigitImages
 from vitjax.data.folders import ImageFolder, find_images
-from vitjax.data.images import DEFAULT_MAX_PIXELS, BrokenExample, decode_image
+from vitjax.data.images import DEFAULT_MAX_PIXELS, BrokenExample, decode_image, image_size
 from vitjax.data.tfds_images import TfdsImages, tfds_source
 from vitjax.errors import UserError
 
@@ -81,21 +81,21 @@ class FakeImages:
     Attributes:
         num_examples: length of the source.
         num_classes: classes in turn, example i is of class i modulo this.
-        sizes: (rows, columns) that examples take at random.
-        seed: of sizes and noise.
+        shapes: (rows, columns) that examples take at random.
+        seed: of shapes and noise.
         broken: numbers of examples that raise `BrokenExample`.
     """
 
     num_examples: int = 64
     num_classes: int = 4
-    sizes: tuple[tuple[int, int], ...] = ((32, 32), (24, 40), (48, 20))
+    shapes: tuple[tuple[int, int], ...] = ((32, 32), (24, 40), (48, 20))
     seed: int = 0
     broken: tuple[int, ...] = ()
 
     def __post_init__(self):
-        if self.num_examples < 1 or self.num_classes < 1 or not self.sizes:
+        if self.num_examples < 1 or self.num_classes < 1 or not self.shapes:
             raise UserError(
-                f"`num_examples`={self.num_examples}, `num_classes`={self.num_classes}, `sizes`={self.sizes} of "
+                f"`num_examples`={self.num_examples}, `num_classes`={self.num_classes}, `shapes`={self.shapes} of "
                 "FakeImages: expected at least one of each"
             )
 
@@ -117,7 +117,7 @@ class FakeImages:
         if number in self.broken:
             raise BrokenExample(f"fake example {number}", "broken on purpose")
         generator = np.random.default_rng((self.seed, number))
-        rows, columns = self.sizes[generator.integers(len(self.sizes))]
+        rows, columns = self.shapes[generator.integers(len(self.shapes))]
         label = number % self.num_classes
         angle = 2 * np.pi * label / self.num_classes + np.array([0, 2, 4]) * np.pi / 3
         image = 128 + 80 * np.cos(angle) + generator.normal(0, 20, (rows, columns, 3))
@@ -146,6 +146,7 @@ class ImageList:
     names: tuple[str, ...] = field(init=False, repr=False)
     """A name per image: its path or address, else its type and place in the list."""
     items: tuple[Any, ...] = field(init=False, repr=False, compare=False)
+    _fetched: dict[int, bytes] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self):
         # A string or an array is one image although it has a length.
@@ -177,9 +178,26 @@ class ImageList:
 
     def __getitem__(self, index: SupportsIndex) -> dict[str, Any]:
         number = _checked_index(index, len(self))
-        item, name = self.items[number], self.names[number]
-        data = _download(item) if _is_address(item) else item
-        return {"image": decode_image(data, max_pixels=self.max_pixels, name=name), "label": 0, "index": number}
+        data = self._fetched.pop(number, None) or self._data(number)
+        image = decode_image(data, max_pixels=self.max_pixels, name=self.names[number])
+        return {"image": image, "label": 0, "index": number}
+
+    def size(self, index: SupportsIndex) -> tuple[int, int]:
+        """(rows, columns) of an image, none of whose pixels is decoded; what is fetched for it is kept for reading.
+
+        Raises:
+            BrokenExample: it cannot be read.
+            UserError: it is an array of no picture's shape.
+        """
+        number = _checked_index(index, len(self))
+        data = self._data(number)
+        if _is_address(self.items[number]):
+            self._fetched[number] = data
+        return image_size(data, max_pixels=self.max_pixels, name=self.names[number])
+
+    def _data(self, number: int) -> Any:
+        item = self.items[number]
+        return _download(item) if _is_address(item) else item
 
 
 def _is_address(item: Any) -> bool:

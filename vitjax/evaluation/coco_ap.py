@@ -6,7 +6,6 @@ https://cocodataset.org/#detection-eval.
 
 import contextlib
 import io
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -23,11 +22,14 @@ NUMBERS = (
 """The twelve numbers of COCO's summary in its order: AP over IoU 0.50...0.95; at 0.50; at 0.75; by size of the object
 (below 32², to 96², above, in pixels); recall with 1, 10 and 100 detections of an image; recall by size."""
 
+_IMAGES_AT_ONCE = 64
+
 
 class CocoBoxes:
     """Gathers the boxes of an evaluation, image by image, and scores them.
 
-    What is kept are the boxes, 48 or 56 bytes each; `numbers` needs pycocotools, which makes a dict of each.
+    What is kept are the boxes, 48 or 56 bytes each. `numbers` needs pycocotools, which makes more than a kilobyte of
+    each: it gets those of one class at a time, and of a few images, as no others are compared with one another.
     """
 
     def __init__(self):
@@ -102,38 +104,69 @@ class CocoBoxes:
         return {int(number): float(values.mean()) for number, values in means.items() if values.size}
 
     def _evaluated(self) -> Any:
-        try:
-            from pycocotools.coco import COCO
-            from pycocotools.cocoeval import COCOeval
-        except ImportError as error:
-            raise UserError("average precision needs pycocotools: pip install pycocotools") from error
+        """pycocotools' evaluation with the curves of all classes."""  # noqa: D403, its name
         if len(set(self._images)) != len(self._images):
             twice = next(image for image in self._images if self._images.count(image) > 1)
             raise UserError(f"average precision: image {twice} was added twice; each is scored once")
-        classes = {int(row[-1]) for rows in (*self._found, *self._truth) for row in rows}
-        shared = {
-            "info": {},
-            "images": [{"id": image} for image in self._images],
-            "categories": [{"id": number, "name": str(number)} for number in sorted(classes)],
-        }
-        truth: Any = COCO()
-        found: Any = COCO()
-        truth.dataset = {**shared, "annotations": list(self._annotations(self._truth, _truth_entry))}
-        found.dataset = {**shared, "annotations": list(self._annotations(self._found, _found_entry))}
+        _, COCOeval = _pycocotools()
+        whole = COCOeval(iouType="bbox")
+        classes = {label for rows in (*self._found, *self._truth) for label in rows[:, -1].astype(int).tolist()}
+        whole.params.catIds = sorted(classes) or [0]
         with contextlib.redirect_stdout(io.StringIO()):
-            truth.createIndex()
-            found.createIndex()
-            evaluation = COCOeval(truth, found, "bbox")
-            evaluation.evaluate()
-            evaluation.accumulate()
-        return evaluation
+            parts = [self._curves(label) for label in whole.params.catIds]
+        axes = {"precision": 2, "recall": 1}  # of the classes
+        whole.eval = {name: np.concatenate([part[name] for part in parts], axis=axis) for name, axis in axes.items()}
+        return whole
 
-    def _annotations(self, images: list[np.ndarray], entry: Any) -> Iterator[dict[str, Any]]:
-        number = 0
-        for image, rows in zip(self._images, images, strict=True):
-            for row in rows.tolist():
-                number += 1  # from 1: to pycocotools 0 means "not matched"
-                yield {"id": number, "image_id": image, "bbox": row[:4], "category_id": int(row[-1])} | entry(row)
+    def _curves(self, label: int) -> dict[str, np.ndarray]:
+        """`precision` and `recall` of one class; of a few images at a time only what `accumulate` reads is kept."""
+        _, COCOeval = _pycocotools()
+        evaluation = COCOeval(iouType="bbox")
+        params, order = evaluation.params, np.argsort(self._images).tolist()
+        params.catIds = [label]
+        kept: list[list[dict[str, Any]]] = [[] for _ in params.areaRng]
+        for start in range(0, len(order), _IMAGES_AT_ONCE):
+            places = order[start : start + _IMAGES_AT_ONCE]
+            params.imgIds = [self._images[place] for place in places]
+            evaluation.cocoGt = self._annotations(label, places, self._truth, _truth_entry)
+            evaluation.cocoDt = self._annotations(label, places, self._found, _found_entry)
+            evaluation.evaluate()
+            for number, made in enumerate(evaluation.evalImgs):  # all images for each range of areas
+                if made is not None:
+                    kept[number // len(places)].append(_without_dicts(made))
+        params.imgIds = list(range(len(kept[0])))
+        evaluation._paramsEval, evaluation.evalImgs = params, [made for area in kept for made in area]
+        evaluation.accumulate()
+        return {name: evaluation.eval[name] for name in ("precision", "recall")}
+
+    def _annotations(self, label: int, places: list[int], images: list[np.ndarray], entry: Any) -> Any:
+        """The boxes of one class in some images, as pycocotools holds them."""
+        boxes = [
+            {"image_id": self._images[place], "bbox": row[:4], "category_id": label} | entry(row)
+            for place in places
+            for row in images[place][images[place][:, -1] == label].tolist()
+        ]
+        for number, box in enumerate(boxes, start=1):  # to pycocotools 0 means "not matched"
+            box["id"] = number
+        holder = _pycocotools()[0]()
+        holder.dataset = {"images": [], "categories": [{"id": label}], "annotations": boxes}
+        holder.createIndex()
+        return holder
+
+
+def _pycocotools() -> tuple[Any, Any]:
+    try:
+        from pycocotools.coco import COCO
+        from pycocotools.cocoeval import COCOeval
+    except ImportError as error:
+        raise UserError("average precision needs pycocotools: pip install pycocotools") from error
+    return COCO, COCOeval
+
+
+def _without_dicts(made: dict[str, Any]) -> dict[str, Any]:
+    """What `COCOeval.accumulate` reads of one image; of matches whether there is one."""
+    scores, matches = np.asarray(made["dtScores"]), made["dtMatches"] > 0
+    return {"dtScores": scores, "dtMatches": matches, "dtIgnore": made["dtIgnore"], "gtIgnore": made["gtIgnore"]}
 
 
 def _truth_entry(row: list[float]) -> dict[str, Any]:

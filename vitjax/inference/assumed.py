@@ -11,12 +11,14 @@ from typing import Any
 
 from vitjax.data.transforms import CentreCrop, Resize, ResizeShorterSide
 from vitjax.inference.detr_preparation import detr_batches
+from vitjax.inference.naflex_preparation import naflex_preparation
 from vitjax.models.deeplab import DeepLabV3
 from vitjax.models.detr import DETR
 from vitjax.models.detr_panoptic import PanopticDETR
 from vitjax.models.efficientvit import EfficientViT
 from vitjax.models.mobilevit import MobileViT
 from vitjax.models.mobilevit_v2 import MobileViTV2
+from vitjax.models.naflex import NaFlexViT
 from vitjax.models.resnet import ResNet
 from vitjax.models.ssdlite import SSDLite
 from vitjax.tasks.classification import Classification
@@ -40,6 +42,7 @@ class Assumed:
         open_order: layouts of files that are found with both orders of channels; all others' are red, green, blue.
         task: makes the task from `mean` and `std`.
         batches: makes the batches for pictures of the module's size, where they are not `ImageBatches`.
+        packed: makes task and batches of a model of packed rows, from a number of tokens and a patch size.
     """
 
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
@@ -49,6 +52,7 @@ class Assumed:
     open_order: tuple[str, ...] = field(default=())
     task: Callable[..., Any] = Classification
     batches: Callable[[tuple[int, int]], Any] | None = None
+    packed: Callable[[int, int], tuple[Any, Any]] | None = None
 
     def transforms(self, size: tuple[int, int]) -> tuple[Any, ...]:
         """To rows and columns of a picture."""
@@ -64,6 +68,11 @@ class Assumed:
 def _coco_panoptic(mean: tuple[float, ...], std: tuple[float, ...]) -> Panoptic:
     """The authors' heads number classes by COCO's ids: up to 90 they are things, above it stuff."""
     return Panoptic(stuff=tuple(range(91, 250)), detection=SetPrediction(mean, std))
+
+
+def _naflex(tokens: int, patch_size: int) -> tuple[Any, Any]:
+    statistics = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+    return naflex_preparation(tokens=tokens, patch_size=patch_size, interpolation="bilinear", **statistics)
 
 
 _PLAIN: dict[str, Any] = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0), "crop_share": 256 / 288}
@@ -86,6 +95,7 @@ _ASSUMED: Mapping[type, Assumed] = {
     SSDLite: Assumed(**{**_PLAIN, "crop_share": None}, open_order=("authors",), task=AnchorDetection),
     EfficientViT: _IMAGENET,
     ResNet: _IMAGENET,
+    NaFlexViT: Assumed(packed=_naflex),
     DETR: Assumed(**_IMAGENET_STATISTICS, task=SetPrediction, batches=detr_batches),
     PanopticDETR: Assumed(**_IMAGENET_STATISTICS, task=_coco_panoptic, batches=detr_batches),
 }

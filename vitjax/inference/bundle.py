@@ -20,6 +20,7 @@ from vitjax.inference.foreign import adapt
 from vitjax.inference.foreign_types import Holding
 from vitjax.inference.fusing import fused_parts, is_fused
 from vitjax.inference.opening import open_any
+from vitjax.inference.packed import budgeted, packed_parts
 from vitjax.inference.predict import Pictures, list_pictures, score_pictures
 from vitjax.inference.preparation import default_preparation, numbered_labels, random_variables
 from vitjax.inference.results import Result
@@ -81,39 +82,44 @@ class Bundle:
             return jax.jit(partial(forward, self.variables))
         return partial(jax.jit(forward), self.variables)
 
-    def predict(self, images: Any, top_k: int = 5) -> list[Any]:
+    def predict(self, images: Any, top_k: int = 5, *, tokens: int | None = None) -> list[Any]:
         """Classifies pictures of any size, or finds what the task looks for in them.
 
         Args:
             images: a path, folder, pattern, http(s) address, file's bytes, PIL image or array (uint8 0 to 255, or float
                 0 to 1), or a list of any of these; see `inference.predict.list_pictures`.
             top_k: how many classes, or objects, `result.top()` returns and `print(result)` shows.
+            tokens: budget of a model of packed rows: each picture is resized, aspect ratio kept, to at most as many
+                patches, instead of the bundle's own size. One program is compiled per budget.
 
         Returns:
             One result per picture in the order given, a folder's pictures by name: a `Result`, or what the task's
             `make_result` makes. One that cannot be read has `error` set instead of scores, and is logged.
 
         Raises:
-            UserError: a path does not exist, something given is no picture at all, or `top_k` is not positive.
+            UserError: a path does not exist, something given is no picture at all, `top_k` is not positive, or the
+                model has one size of pictures and takes no budget.
         """
         if top_k < 1:
             raise UserError(f"`top_k` (={top_k}) must be 1 or more")
+        batches = self.batches if tokens is None else budgeted(self.batches, tokens)
         pictures = Pictures(ImageList(list_pictures(images)), self.labels)
-        found = dict(score_pictures(pictures, self.batches, self._forward))
         make_result = getattr(self.task, "make_result", self._make_result)
-        results = []
-        for number, name in enumerate(pictures.images.names):
-            reason = pictures.errors.get(number, "the preparation of the batches left it out")
-            result = make_result(
-                name,
-                self.labels,
-                found.get(number),
-                pictures.sizes.get(number),
-                top_k,
-                error=None if number in found else reason,
-                picture=partial(_read_picture, pictures, number),
-            )
-            results.append(result)
+
+        def result_of(number: int, prediction: Tree | None, error: str | None) -> Any:
+            name, size = pictures.images.names[number], pictures.seen_sizes.get(number)
+            read = partial(_read_picture, pictures, number)
+            return make_result(name, self.labels, prediction, size, top_k, error=error, picture=read)
+
+        found = {}
+        for number, prediction in score_pictures(pictures, batches, self._forward):
+            found[number] = result_of(number, prediction, None)
+            del prediction  # its batch's raw predictions, such as masks of every query, go before the next one's come
+        left_out = "the preparation of the batches left it out"
+        results = [
+            found[number] if number in found else result_of(number, None, pictures.errors.get(number, left_out))
+            for number in range(len(pictures))
+        ]
         failed = [result for result in results if result.error is not None]
         if failed:
             _logger.warning("predict: %d of %d pictures have no scores, first %s", len(failed), len(results), failed[0])
@@ -135,8 +141,8 @@ class Bundle:
             raise UserError(f"the model has {len(prediction)} outputs, but the bundle holds {len(labels)} labels")
         return Result(name, labels, prediction, error=error, top_k=top_k)
 
-    def evaluate(self, source: Any) -> dict[str, float]:
-        """Scores over all examples of a source whose labels are the bundle's.
+    def evaluate(self, source: Any, *, tokens: int | None = None) -> dict[str, float]:
+        """Scores over all examples of a source whose labels are the bundle's, at a budget of `tokens` as in `predict`.
 
         Raises:
             UserError: the source has other labels, or no example that can be read.
@@ -148,7 +154,8 @@ class Bundle:
                 f"{len(self.labels)} ({known}); both must be the same, in one order"
             )
         meter = self.task.meter()
-        for batch in self.batches.with_source(source).epoch(Shards()):
+        batches = self.batches if tokens is None else budgeted(self.batches, tokens)
+        for batch in batches.with_source(source).epoch(Shards()):
             metrics, predictions = jax.device_get(self._scored(self.variables, batch))
             meter.add(metrics, predictions, batch)
         return meter.scores()
@@ -176,13 +183,30 @@ class Bundle:
         module, variables = fused_parts(self.module, self.variables, self.task)
         return replace(self, module=module, make_variables=lambda: variables)
 
+    def packed(self, tokens: int | None = None) -> "Bundle":
+        """A plain ViT with the same weights on packed rows: several pictures a row, the same answers.
+
+        Args:
+            tokens: budget of patches for each picture, which keeps its aspect ratio and is not cropped, its positions
+                read from the table at its own grid; `predict(..., tokens=)` changes it. By default pictures are
+                prepared as before.
+
+        Raises:
+            UserError: the model cannot run packed; the message says why.
+        """
+        arrays = flatten(jax.device_get(self.variables))
+        module, arrays, task, batches = packed_parts(self.module, arrays, self.task, self.batches, tokens)
+        return replace(self, module=module, task=task, batches=batches, make_variables=_placed_once(arrays))
+
     def save(self, folder: str | Path, format: str = "vitjax") -> None:
         """Writes a folder that `load` opens, and whose other readers are named by the format.
 
         Args:
             folder: replaced if it exists.
             format: "vitjax", our own; "timm" for `timm.create_model("local-dir:FOLDER", pretrained=True)`;
-                "huggingface" for `AutoModelForImageClassification.from_pretrained(FOLDER)`.
+                "huggingface" for `AutoModelForImageClassification.from_pretrained(FOLDER)`, or that of detection or
+                segmentation; "huggingface_timm" for a DETR there on timm's ResNet; "authors" for a DETR's weights
+                alone, by the names of facebookresearch/detr.
 
         Raises:
             UserError: an unknown format, one that cannot hold the model, a folder that holds something else, or a

@@ -14,7 +14,7 @@ __all__ = ["backbone_weights", "detector_weights"]
 
 _logger = logging.getLogger("vitjax")
 
-_OWN = r"params/class_head/.*|params/query_embedding"
+_OWN = r"params/(class_head|mask_attention|mask_head)/.*|params/query_embedding"
 
 
 def backbone_weights(
@@ -69,7 +69,8 @@ def detector_weights(module: Any, shapes: Mapping[str, tuple[int, ...]], *, path
         path: whatever `vitjax.load` opens.
 
     Returns:
-        By path; the class head stays out if the classes differ in number, the queries if they do, which the log says.
+        By path; the class head stays out if the classes differ in number, the queries if they do, what makes masks if
+        the trained model makes none; the log says which.
 
     Raises:
         UserError: there is nothing to load, or another variable is missing or has another shape.
@@ -86,6 +87,10 @@ def detector_weights(module: Any, shapes: Mapping[str, tuple[int, ...]], *, path
             f"{path}: {type(opened.module).__name__} does not fit {type(module).__name__}: {misfits[0]} is "
             f"{differing[misfits[0]]}, expected {shapes[misfits[0]]}, and {len(misfits) - 1} more"
         )
+    missing = [known for known, was in differing.items() if was == "missing"]
+    if missing:
+        _logger.warning("%s: has no %s and %d more, which start anew", path, missing[0], len(missing) - 1)
     for known, was in differing.items():
-        _logger.warning("%s: %s starts anew, it is %s there and %s here", path, known, was, shapes[known])
+        if was != "missing":
+            _logger.warning("%s: %s starts anew, it is %s there and %s here", path, known, was, shapes[known])
     return {known: opened.arrays[known] for known in shapes if known not in differing}

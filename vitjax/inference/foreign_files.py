@@ -90,7 +90,11 @@ def open_folder(folder: Path, channel_order: str | None = None) -> Opened:
     description = found[0](config, file)
     layout = _layout(description.target, description.layout, str(file))
     arrays = layout.prepare(description.rename(read_weights(weights)))
-    keywords = description.keywords | sizes_of(description.target, arrays) | description.from_arrays(arrays)
+    told = sizes_of(description.target, arrays)
+    classes = told.get("num_classes", len(description.labels))
+    if classes != len(description.labels):
+        raise UserError(f"{file}: names {len(description.labels)} classes, but {weights} has {classes}")
+    keywords = merge_settings(description.keywords, told, description.from_arrays(arrays))
     module = _build(description.target, layout, keywords, str(file))
     order = settled_order(description.channel_order, channel_order, str(folder))
     task, batches = description.task, with_channel_order(description.batches, order, str(folder))
@@ -160,9 +164,10 @@ def open_checkpoint(
         try:
             prepared = candidate.prepare(arrays)
             sizes = sizes_of(target, prepared)
-            first = _build(target, candidate, keywords | sizes, name)
+            first = _build(target, candidate, merge_settings(keywords, sizes), name)
             # A `_tables` file that counts the classes itself goes before: its head is not called `head`.
-            sized = keywords | _told_by_shapes(candidate, first, prepared, any_size=any_size) | sizes
+            told = _told_by_shapes(candidate, first, prepared, any_size=any_size)
+            sized = merge_settings(keywords, told, sizes)
             module = _build(target, candidate, sized, name)
             task, batches = default_preparation(module)
             filled = _import(candidate, module, prepared, (task, batches), f"{path}, as {name} of {candidate.name}")

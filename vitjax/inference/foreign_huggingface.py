@@ -7,6 +7,7 @@ from typing import Any
 from vitjax.errors import UserError
 from vitjax.inference.foreign_huggingface_detr import read_detr
 from vitjax.inference.foreign_huggingface_mobile import read_mobilevit, read_mobilevit_v2, read_resnet
+from vitjax.inference.foreign_huggingface_siglip2 import read_siglip2
 from vitjax.inference.foreign_huggingface_vit import read_vit
 from vitjax.inference.foreign_types import Description, need
 
@@ -35,5 +36,7 @@ _MODELS: Mapping[str, Callable[[dict[str, Any], Path], Description]] = {
     "mobilevitv2": read_mobilevit_v2,
     "resnet": read_resnet,
     "detr": read_detr,
+    "siglip2": read_siglip2,
+    "siglip2_vision_model": read_siglip2,
 }
 """`model_type` -> what reads it."""

@@ -1,10 +1,10 @@
-"""transformers' DETR, read from and written to a folder: `config.json`, image processor, weights.
+"""transformers' DETR, of boxes or of segments, read from and written to a folder: `config.json` and image processor.
 
 Defaults are those of its config class. Its backbone is timm's ResNet or its own.
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,24 +18,30 @@ from vitjax.inference.huggingface_processors import RESAMPLING, read_processor, 
 from vitjax.inference.writing_preparation import labels_of as written_labels
 from vitjax.layers.batch_norm import BatchNorm
 from vitjax.models.detr import DETR
+from vitjax.models.detr_panoptic import PanopticDETR
 from vitjax.models.resnet import VARIANTS as RESNETS
 from vitjax.models.resnet import ResNetTrunk
+from vitjax.tasks.panoptic import Panoptic
 from vitjax.tasks.set_prediction import SetPrediction
 
-__all__ = ["detr_to_huggingface", "read_detr"]
+__all__ = ["detr_to_huggingface", "panoptic_to_huggingface", "read_detr", "with_own_resnet", "with_timms_resnet"]
 
 _SIDES = (("encoder_attention_heads", "decoder_attention_heads", 8), ("encoder_ffn_dim", "decoder_ffn_dim", 2048))
 _IN_TRAINING = ("encoder_layerdrop", "decoder_layerdrop")
 _TRUNK = functools.partial(ResNetTrunk, norm=functools.partial(BatchNorm, frozen=True))
+_STUFF = "label_ids_to_fuse"
+"""What transformers' image processor calls the stuff where it makes segments; its own files do not have it."""
+_FIRST_STUFF = 91
+"""Of COCO's ids, by which the authors and transformers number the classes of their panoptic weights."""
 
 
 def read_detr(config: dict[str, Any], file: Path) -> Description:
-    """`DetrForObjectDetection`; pictures of a batch do not see each other's padding here.
+    """`DetrForObjectDetection`, `DetrForSegmentation`; pictures of a batch do not see each other's padding here.
 
     Raises:
         UserError: another class, or a value that is missing, out of range or of another network.
     """
-    check_class(config, file, ("DetrForObjectDetection",))
+    of_class = _CLASSES[check_class(config, file, tuple(_CLASSES))]
     for key, only in (("position_embedding_type", "sine"), ("activation_function", "relu")):
         if config.get(key, only) != only:
             raise UserError(f"{file}: `{key}` (={config[key]!r}): only {only!r} is known here")
@@ -52,9 +58,7 @@ def read_detr(config: dict[str, Any], file: Path) -> Description:
         notes.append(f"of use in training only, and not taken over: {', '.join(lost)}; `dropout_rate` is {rate}")
     trunk, layout = _read_backbone(config, file)
     task, batches, size = _read_preparation(file.parent, notes)
-    keywords = {
-        "num_classes": len(labels),
-        "image_size": size,
+    sizes = {
         "num_queries": need(config, "num_queries", int, file, 100),
         "width": need(config, "d_model", int, file, 256),
         "num_heads": need(config, "encoder_attention_heads", int, file, 8),
@@ -64,7 +68,43 @@ def read_detr(config: dict[str, Any], file: Path) -> Description:
         "dropout_rate": rate,
         "backbone": trunk,
     }
-    return Description(DETR, keywords, layout, task, batches, labels, notes=tuple(notes))
+    read_stuff = functools.partial(_read_stuff, config, len(labels), file, notes)
+    target, keywords, task = of_class(sizes, task, read_stuff)
+    keywords |= {"num_classes": len(labels), "image_size": size}
+    return Description(target, keywords, layout, task, batches, labels, notes=tuple(notes))
+
+
+def _of_boxes(
+    sizes: dict[str, Any], task: SetPrediction, read_stuff: Callable[[], tuple[int, ...]]
+) -> tuple[type, dict[str, Any], Any]:
+    return DETR, sizes, task
+
+
+def _of_segments(
+    sizes: dict[str, Any], task: SetPrediction, read_stuff: Callable[[], tuple[int, ...]]
+) -> tuple[type, dict[str, Any], Any]:
+    return PanopticDETR, {"detector": functools.partial(DETR, **sizes)}, Panoptic(read_stuff(), task)
+
+
+_CLASSES: Mapping[str, Callable[..., tuple[type, dict[str, Any], Any]]] = {
+    "DetrForObjectDetection": _of_boxes,
+    "DetrForSegmentation": _of_segments,
+}
+"""Class of transformers -> what makes target, keywords and task of the transformer's sizes and the boxes' task."""
+
+
+def _read_stuff(config: Mapping[str, Any], classes: int, file: Path, notes: list[str]) -> tuple[int, ...]:
+    """Class numbers of stuff."""
+    stuff = config.get(_STUFF)
+    if stuff is None:
+        stuff = tuple(range(_FIRST_STUFF, classes))
+        notes.append(
+            f"it does not say which classes are stuff; by COCO's numbers it is those from {_FIRST_STUFF} on, of which "
+            f"there are {len(stuff)}; `{_STUFF}`, a list of class numbers, in config.json says it otherwise"
+        )
+    if not isinstance(stuff, list | tuple) or any(not isinstance(n, int) or not 0 <= n < classes for n in stuff):
+        raise UserError(f"{file}: `{_STUFF}` (={stuff!r:.60}) must be a list of class numbers, 0 to {classes - 1}")
+    return tuple(stuff)
 
 
 def _read_backbone(config: Mapping[str, Any], file: Path) -> tuple[Any, str]:
@@ -120,43 +160,104 @@ def _read_preparation(folder: Path, notes: list[str]) -> tuple[SetPrediction, Pa
     return SetPrediction(mean=mean, std=std), detr_batches(sides, interpolation=RESAMPLING[number]), sides
 
 
-def detr_to_huggingface(bundle: Holding) -> tuple[Parts, set[str]]:
-    """`DetrForObjectDetection` on transformers' own ResNet.
+# ------------------------------------------------------------------------------------------------- writing
+
+Backbone = Callable[[ResNetTrunk, tuple[str, ...]], dict[str, Any]]
+"""From a trunk, and the names of the stages that are read, to what `config.json` says of it."""
+
+
+def with_own_resnet(trunk: ResNetTrunk, stages: tuple[str, ...]) -> dict[str, Any]:
+    """Transformers' own ResNet, of any sizes.
 
     Raises:
-        UserError: another backbone, one that is dilated, or a preparation without words.
+        UserError: the trunk is dilated.
     """
-    module = bundle.module
-    trunk = module.backbone(parent=None)
-    demand(isinstance(trunk, ResNetTrunk), f"`backbone`: it has none like {type(trunk).__name__}")
     demand(trunk.output_stride == 32, f"`output_stride` (={trunk.output_stride}): its own ResNet is never dilated")
-    demand(isinstance(bundle.task, SetPrediction), "its task is no set prediction")
-    transforms = getattr(bundle.batches, "transforms", ())
-    resize: Any = transforms[-1] if transforms else None
-    known = isinstance(resize, SceneResizeShorterSide) and len(transforms) == 1 and isinstance(resize.size, int)
-    demand(known, f"the preparation {tuple(transforms)} has no words there, only one SceneResizeShorterSide has")
     body = {
         "model_type": "resnet", "num_channels": 3, "embedding_size": trunk.width,
         "hidden_sizes": [4 * trunk.width * 2**stage for stage in range(4)], "depths": list(trunk.depths),
         "layer_type": "bottleneck", "hidden_act": "relu", "downsample_in_first_stage": False,
-        "downsample_in_bottleneck": False, "out_features": ["stage4"],
+        "downsample_in_bottleneck": False, "out_features": list(stages),
     }  # fmt: skip
-    config = {
-        "architectures": ["DetrForObjectDetection"], "model_type": "detr", "is_encoder_decoder": True,
+    return {"use_timm_backbone": False, "backbone": None, "backbone_config": body, "dilation": False}
+
+
+def with_timms_resnet(trunk: ResNetTrunk, stages: tuple[str, ...]) -> dict[str, Any]:
+    """Timm's ResNet, which a name says all of; all of its stages are read, and the last may be dilated.
+
+    Raises:
+        UserError: no name says the trunk.
+    """
+    names = [name for name, sizes in RESNETS.items() if tuple(sizes["depths"]) == tuple(trunk.depths)]
+    demand(
+        trunk.width == 64 and bool(names) and trunk.output_stride in (16, 32),
+        f"`backbone`: of {', '.join(RESNETS)}, dilated by 2 or not, none has `depths` (={tuple(trunk.depths)}), "
+        f"`width` (={trunk.width}) and `output_stride` (={trunk.output_stride})",
+    )
+    return {"use_timm_backbone": True, "backbone": names[0], "dilation": trunk.output_stride == 16}
+
+
+def detr_to_huggingface(bundle: Holding, backbone: Backbone = with_own_resnet) -> tuple[Parts, set[str]]:
+    """`DetrForObjectDetection`.
+
+    Args:
+        bundle: with a `DETR`.
+        backbone: what the config says of its trunk.
+
+    Raises:
+        UserError: another backbone, or a preparation without words.
+    """
+    demand(isinstance(bundle.task, SetPrediction), "its task is no set prediction")
+    stages = ("stage4",)
+    config = {"architectures": ["DetrForObjectDetection"], **_words_of(bundle.module, stages, backbone)}
+    return _parts(bundle, config, "coco_detection"), {"backbone"}
+
+
+def panoptic_to_huggingface(bundle: Holding, backbone: Backbone = with_own_resnet) -> tuple[Parts, set[str]]:
+    """`DetrForSegmentation`; which classes are stuff stands beside what transformers itself writes.
+
+    Args:
+        bundle: with a `PanopticDETR`.
+        backbone: what the config says of its trunk.
+
+    Raises:
+        UserError: another backbone, or a preparation without words.
+    """
+    module = bundle.module
+    demand(isinstance(bundle.task, Panoptic), "its task is no panoptic segmentation")
+    detector = module.detector(num_classes=module.num_classes, image_size=module.image_size, parent=None)
+    words = _words_of(detector, ("stage1", "stage2", "stage3", "stage4"), backbone)
+    config = {"architectures": ["DetrForSegmentation"], **words, _STUFF: list(bundle.task.stuff)}
+    return _parts(bundle, config, "coco_panoptic"), {"detector"}
+
+
+def _words_of(module: Any, stages: tuple[str, ...], backbone: Backbone) -> dict[str, Any]:
+    """A `DETR` in the words of `DetrConfig`."""
+    trunk = module.backbone(parent=None)
+    demand(isinstance(trunk, ResNetTrunk), f"`backbone`: it has none like {type(trunk).__name__}")
+    return {
+        "model_type": "detr", "is_encoder_decoder": True,
         "num_channels": 3, "num_queries": module.num_queries, "d_model": module.width,
         "encoder_layers": module.encoder_depth, "decoder_layers": module.decoder_depth,
         "encoder_attention_heads": module.num_heads, "decoder_attention_heads": module.num_heads,
         "encoder_ffn_dim": module.mlp_width, "decoder_ffn_dim": module.mlp_width, "activation_function": "relu",
         "dropout": module.dropout_rate, "attention_dropout": module.dropout_rate,
-        "activation_dropout": module.dropout_rate, "position_embedding_type": "sine", "use_timm_backbone": False,
-        "use_pretrained_backbone": False, "backbone": None, "backbone_config": body, "dilation": False,
-        **written_labels(bundle), "dtype": "float32",
+        "activation_dropout": module.dropout_rate, "position_embedding_type": "sine",
+        "use_pretrained_backbone": False, **backbone(trunk, stages), "dtype": "float32",
     }  # fmt: skip
+
+
+def _parts(bundle: Holding, config: dict[str, Any], form: str) -> Parts:
+    """The two files; `form` of annotations is what the image processor calls its `format`."""
+    transforms = getattr(bundle.batches, "transforms", ())
+    resize: Any = transforms[-1] if transforms else None
+    known = isinstance(resize, SceneResizeShorterSide) and len(transforms) == 1 and isinstance(resize.size, int)
+    demand(known, f"the preparation {tuple(transforms)} has no words there, only one SceneResizeShorterSide has")
     numbers = {name: number for number, name in RESAMPLING.items()}
     size = {"shortest_edge": resize.size, "longest_edge": resize.longest or 10**6}
     processor = {
-        "image_processor_type": "DetrImageProcessor", "format": "coco_detection", "do_resize": True, "size": size,
+        "image_processor_type": "DetrImageProcessor", "format": form, "do_resize": True, "size": size,
         "resample": numbers[resize.interpolation], "do_rescale": True, "rescale_factor": 1 / 255,
         "do_normalize": True, "image_mean": list(bundle.task.mean), "image_std": list(bundle.task.std), "do_pad": True,
     }  # fmt: skip
-    return {"config.json": config, "preprocessor_config.json": processor}, {"backbone"}
+    return {"config.json": config | written_labels(bundle), "preprocessor_config.json": processor}

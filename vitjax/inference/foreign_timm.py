@@ -13,8 +13,10 @@ from vitjax.data.transforms import INTERPOLATIONS
 from vitjax.errors import UserError
 from vitjax.inference.evaluation_modes import EvaluationMode, transforms_of
 from vitjax.inference.foreign_timm_mobile import read_efficientvit, read_mobilevit, read_resnet
+from vitjax.inference.foreign_timm_naflex import read_naflex
 from vitjax.inference.foreign_timm_vit import ALIASES, read_vit
 from vitjax.inference.foreign_types import Arrays, Asked, Description, need
+from vitjax.inference.naflex_preparation import naflex_preparation
 from vitjax.inference.preparation import numbered_labels
 from vitjax.models import list_models, variant_of
 from vitjax.tasks.classification import Classification
@@ -29,6 +31,7 @@ READERS: Mapping[str, Callable[[Asked], dict[str, Any]]] = {
     "mobilevitv2_": read_mobilevit,
     "efficientvit_m": read_efficientvit,
     "resnet": read_resnet,
+    "naflexvit_": read_naflex,
 }
 """Beginning of an architecture's name -> from its arguments to keywords of the module."""
 
@@ -69,15 +72,39 @@ def read_timm(config: dict[str, Any], file: Path) -> Description:
         crop_share=float(need(pretrained, "crop_pct", (int, float), file, 0.875)),
         interpolation=_interpolation(pretrained, file),
     )
+    prepare = next((make for start, make in _PREPARATIONS.items() if architecture.startswith(start)), _whole_pictures)
     try:
-        batches = ImageBatches(source=None, transforms=transforms_of(mode, mean), batch_size=16)
-        task = Classification(mean=mean, std=std)
+        task, batches = prepare(mode, mean, std, keywords)
     except UserError as error:
         raise UserError(f"{file}: {error}") from error
     labels = _labels(config, pretrained, num_classes, file, notes)
     return Description(
         target, keywords, "timm", task, batches, labels, rename=_unwrap, notes=tuple(notes)
     )  # fmt: skip
+
+
+def _whole_pictures(
+    mode: EvaluationMode, mean: tuple[float, ...], std: tuple[float, ...], keywords: Mapping[str, Any]
+) -> tuple[Any, Any]:
+    """Pictures of one size."""
+    return Classification(mean=mean, std=std), ImageBatches(
+        source=None, batch_size=16, transforms=transforms_of(mode, mean)
+    )
+
+
+def _packed_pictures(
+    mode: EvaluationMode, mean: tuple[float, ...], std: tuple[float, ...], keywords: Mapping[str, Any]
+) -> tuple[Any, Any]:
+    """Pictures of any size in rows, of as many patches as the file's size has; timm's evaluation crops nothing."""
+    patch_size = keywords["patch_size"]
+    tokens = (mode.size[0] // patch_size) * (mode.size[1] // patch_size)
+    return naflex_preparation(
+        tokens=tokens, patch_size=patch_size, mean=mean, std=std, interpolation=mode.interpolation
+    )
+
+
+_PREPARATIONS: Mapping[str, Callable[..., tuple[Any, Any]]] = {"naflexvit_": _packed_pictures}
+"""Beginning of an architecture's name -> how its pictures are prepared, where it is not `_whole_pictures`."""
 
 
 def _top(flat: Mapping[str, Any]) -> dict[str, Any]:

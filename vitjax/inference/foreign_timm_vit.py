@@ -12,7 +12,7 @@ from vitjax.inference.foreign_types import Asked, left_after, one_if_equal, refu
 from vitjax.models.vit import AttentionPooling, AveragePooling, ClassTokenPooling, LearnedPositions
 from vitjax.ops.activations import gelu, gelu_tanh
 
-__all__ = ["ACTIVATIONS", "ALIASES", "read_vit"]
+__all__ = ["ACTIVATIONS", "ALIASES", "mlp_width", "read_vit"]
 
 ACTIVATIONS = {"gelu": gelu, "gelu_tanh": gelu_tanh}
 """timm's `act_layer` -> ours."""
@@ -81,7 +81,7 @@ def read_vit(asked: Asked) -> dict[str, Any]:
             found[ours] = one_if_equal(value)
     ratio = left.pop("mlp_ratio", None)
     if ratio is not None or "width" in found:
-        found["mlp_width"] = _mlp_width(found.get("width", variant.get("width", 768)), ratio, variant)
+        found["mlp_width"] = mlp_width(found.get("width", variant.get("width", 768)), ratio, variant)
     found |= _forms(left, {**variant, **found}, file)
     known = inspect.signature(asked.target).parameters
     refuse_unknown(asked, [*left, *(name for name in found if name not in known)])
@@ -104,7 +104,7 @@ def _forms(left: dict[str, Any], sizes: Mapping[str, Any], file: Path) -> dict[s
     return found
 
 
-def _mlp_width(width: int, ratio: float | None, variant: Mapping[str, Any]) -> int:
+def mlp_width(width: int, ratio: float | None, variant: Mapping[str, Any]) -> int:
     """As timm, rounded down; a ratio that the file leaves out is the architecture's."""
     if ratio is not None:
         return int(width * ratio)

@@ -48,7 +48,7 @@ def open_any(
         if channel_order is not None:
             raise UserError(f"{bundle}: a bundle has its preparation with it; leave out `channel_order`")
         return _open_bundle(bundle, packages)
-    _check_place(place)
+    _check_place(place, name)
     return open_foreign(place, name=name, layout=layout, **given)
 
 
@@ -73,8 +73,8 @@ def _find_bundle(folder: Path) -> Path | None:
     return None
 
 
-def _check_place(place: Path) -> None:
-    """Raises `UserError` for what is nothing that could be opened."""
+def _check_place(place: Path, name: str | None) -> None:
+    """Raises `UserError` for what is nothing that could be opened; a model's name stands for the file that says it."""
     if not place.exists():
         close = get_close_matches(str(place), PUBLISHED, n=3)
         hint = f"; published weights of a similar name: {', '.join(close)}" if close else ""
@@ -82,7 +82,7 @@ def _check_place(place: Path) -> None:
             f"{place}: no such folder or file; expected a run's folder or its best/, such as runs/navit/best, a folder "
             f"of timm or Hugging Face, or a file of weights with name={hint}"
         )
-    if place.is_dir() and not (place / "config.json").is_file():
+    if name is None and place.is_dir() and not (place / "config.json").is_file():
         raise UserError(
             f"{place}: expected a run's folder or its best/, with bundle.json and variables/ in it, "
             "or a folder of timm or Hugging Face with config.json and model.safetensors"

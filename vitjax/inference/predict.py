@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
 from typing import Any
 
@@ -9,7 +10,7 @@ import jax
 import numpy as np
 from PIL import Image
 
-from vitjax.arrays import Batch, Tree
+from vitjax.arrays import Batch, Int, Tree
 from vitjax.data.images import BrokenExample
 from vitjax.data.loading import Shards
 from vitjax.data.sources import ImageList
@@ -38,13 +39,13 @@ def list_pictures(images: Any) -> list[Any]:
 
 
 class Pictures:
-    """An `ImageList` with the labels of a model, which remembers each picture's size, or why it could not be read.
+    """An `ImageList` with the labels of a model, which remembers what each picture's size was, or why it has none.
 
     Attributes:
         images: what is read.
         labels: class names, as the batches ask for them.
         errors: reason by picture number, filled while reading.
-        sizes: (rows, columns) by picture number, filled while reading.
+        seen_sizes: (rows, columns) by picture number, filled while reading.
     """
 
     name = "predict"
@@ -53,15 +54,27 @@ class Pictures:
         self.images = images
         self.labels = labels
         self.errors: dict[int, str] = {}
-        self.sizes: dict[int, tuple[int, int]] = {}
+        self.seen_sizes: dict[int, tuple[int, int]] = {}
 
     def __len__(self) -> int:
         return len(self.images)
 
+    def sizes(self) -> Int[np.ndarray, "pictures 2"]:
+        """(rows, columns) of every picture, from the files' heads; of one that cannot be read (1, 1)."""
+
+        def size(number: int) -> tuple[int, int]:
+            try:
+                return self.images.size(number)
+            except (BrokenExample, UserError):  # told when its turn comes
+                return 1, 1
+
+        with ThreadPoolExecutor() as pool:
+            return np.array(list(pool.map(size, range(len(self)))), np.int64)
+
     def __getitem__(self, index: int) -> dict[str, Any]:
         try:
             example = self.images[index]
-            self.sizes[index] = example["image"].shape[:2]
+            self.seen_sizes[index] = example["image"].shape[:2]
             return example
         except BrokenExample as error:
             self.errors[index] = error.reason
@@ -107,11 +120,16 @@ def score_pictures(pictures: Pictures, batches: Any, forward: Callable[[Batch], 
             `example`.
     """
     for batch in small_batches(pictures, batches):
-        mask = batch["image_mask"]
-        predictions = jax.tree.map(lambda leaf: np.asarray(leaf)[mask], forward(batch))  # noqa: B023, used at once
-        for row, number in enumerate(batch["example"][mask].tolist()):
-            prediction = jax.tree.map(lambda leaf: leaf[row], predictions)  # noqa: B023
-            if all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(prediction)):
-                yield number, prediction
-            else:
-                pictures.errors[number] = "the model's answer is no finite number; is the picture's shape extreme?"
+        yield from _score_batch(pictures, batch, forward)
+
+
+def _score_batch(pictures: Pictures, batch: Batch, forward: Callable[[Batch], Tree]) -> Iterator[tuple[int, Tree]]:
+    # A function of its own: its predictions are gone before those of the next batch are made.
+    mask = batch["image_mask"]
+    predictions = jax.tree.map(lambda leaf: np.asarray(leaf)[mask], forward(batch))
+    for row, number in enumerate(batch["example"][mask].tolist()):
+        prediction = jax.tree.map(lambda leaf: leaf[row], predictions)  # noqa: B023, used at once
+        if all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(prediction)):
+            yield number, prediction
+        else:
+            pictures.errors[number] = "the model's answer is no finite number; is the picture's shape extreme?"

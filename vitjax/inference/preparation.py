@@ -43,6 +43,8 @@ def default_preparation(module: Any) -> tuple[Any, Any]:
     if "patches" in takes:
         # 256 tokens are what NaViT's inference results are quoted at (arXiv:2307.06304, section 3.6).
         tokens = 256
+        if (packed := assumed_of(module).packed) is not None:
+            return packed(tokens, module.patch_size)
         resolution: Any = TokenBudget(tokens)
         batches = PackedBatches(
             source=None,

@@ -8,22 +8,29 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vitjax.errors import UserError
-from vitjax.inference import writing_mobile, writing_vit
-from vitjax.inference.foreign_huggingface_detr import detr_to_huggingface
+from vitjax.inference import writing_mobile, writing_naflex, writing_vit
+from vitjax.inference.foreign_huggingface_detr import (
+    detr_to_huggingface,
+    panoptic_to_huggingface,
+    with_timms_resnet,
+)
 from vitjax.inference.foreign_types import Holding, Parts, demand
 from vitjax.inference.fusing import is_fused
 from vitjax.models import layouts_of
 from vitjax.models.deeplab import DeepLabV3
 from vitjax.models.detr import DETR
+from vitjax.models.detr_panoptic import PanopticDETR
 from vitjax.models.efficientvit import EfficientViT
 from vitjax.models.mobilevit import MobileViT
 from vitjax.models.mobilevit_v2 import MobileViTV2
+from vitjax.models.naflex import NaFlexViT
 from vitjax.models.resnet import ResNet
 from vitjax.models.vit import ViT
 from vitjax.weights.files import write_safetensors
@@ -33,9 +40,16 @@ __all__ = ["FORMATS", "write_foreign"]
 
 _WEIGHTS = "model.safetensors"
 
+
+def _weights_alone(bundle: Holding) -> tuple[Parts, set[str]]:
+    """For programs that are told by hand which model it is."""
+    return {}, {"backbone", "detector"}
+
+
 FORMATS: Mapping[str, Mapping[type, Callable[[Holding], tuple[Parts, set[str]]]]] = {
     "timm": {
         ViT: writing_vit.vit_to_timm,
+        NaFlexViT: writing_naflex.naflex_to_timm,
         MobileViT: writing_mobile.mobilevit_to_timm,
         MobileViTV2: writing_mobile.mobilevit_to_timm,
         EfficientViT: writing_mobile.efficientvit_to_timm,
@@ -48,11 +62,17 @@ FORMATS: Mapping[str, Mapping[type, Callable[[Holding], tuple[Parts, set[str]]]]
         ResNet: writing_mobile.resnet_to_huggingface,
         DeepLabV3: writing_mobile.deeplab_to_huggingface,
         DETR: detr_to_huggingface,
+        PanopticDETR: panoptic_to_huggingface,
     },
+    "huggingface_timm": {
+        DETR: partial(detr_to_huggingface, backbone=with_timms_resnet),
+        PanopticDETR: partial(panoptic_to_huggingface, backbone=with_timms_resnet),
+    },
+    "authors": {DETR: _weights_alone, PanopticDETR: _weights_alone},
 }
 """Format -> class of the module -> what makes its JSON files, and names the settings that these say."""
 
-_FROZEN_NORMS: tuple[type, ...] = (DETR,)
+_FROZEN_NORMS: tuple[type, ...] = (DETR, PanopticDETR)
 """Models whose norms are frozen there and count no batches."""
 
 _AT_OTHER_SIZES = ("positions", "bias_resampling")

@@ -4,6 +4,10 @@ A position embedding maps the (row, column) of each patch and the grid of its im
 - coordinates: the index itself, or a fraction of the image's side;
 - what turns a coordinate into a vector: `LearnedAxis`, `SinusoidalAxis`, or both axes at once in `FourierPositions`;
 - how the vectors of row and column become one: `Sum`, `Stack`, `Product`.
+
+What the paper compares them with: one table for both axes, `JointPositions` (Pix2Struct's), and one for the patches in
+reading order, `FlatPositions` (ViT's). Tables that are resized to each image, NaFlex's, are in
+`layers.resampled_positions`, with the same arguments.
 """
 
 from collections.abc import Callable
@@ -21,7 +25,9 @@ from vitjax.ops.positions import sincos_1d
 
 __all__ = [
     "FactorisedPositions",
+    "FlatPositions",
     "FourierPositions",
+    "JointPositions",
     "LearnedAxis",
     "Product",
     "SinusoidalAxis",
@@ -137,7 +143,9 @@ class LearnedAxis(nn.Module):
 
 
 class SinusoidalAxis(nn.Module):
-    """Fixed sinusoids of one axis; no table, so no limit.
+    """Fixed sinusoids of one axis; no table, so no limit. Both axes have the same: stack them, as the paper does.
+
+    `Sum` and `Product` give a place and its mirror image at the diagonal one vector.
 
     Attributes:
         length: unused by the sinusoids themselves; the scale of fractional coordinates.
@@ -212,6 +220,60 @@ class FourierPositions(nn.Module):
         kernel = self.param("frequencies", nn.initializers.normal(self.std), (2, width // 2), jnp.float32)
         angles = jnp.einsum("bnc,cd->bnd", jnp.stack(axes, axis=-1), kernel, precision="highest")
         return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+
+
+class JointPositions(nn.Module):
+    """A learned vector for each (row, column): "Learned 2-D" of table 3, after Pix2Struct (Lee et al. 2023).
+
+    The paper finds that it does not extrapolate: most of the table's places are met by few images.
+
+    Attributes:
+        std: of the initial values.
+    """
+
+    std: float = 0.02
+
+    @nn.compact
+    def __call__(
+        self,
+        positions: Int[Array, "B N 2"],
+        grids: Int[Array, "B N 2"],
+        max_grid: tuple[int, int],
+        width: int,
+    ) -> Float[Array, "B N D"]:
+        """Vectors of all patches; NaN beyond `max_grid`."""
+        positions = jnp.asarray(positions)
+        for axis, (name, length) in enumerate(zip(("rows", "columns"), max_grid, strict=True)):
+            check_inside(positions[..., axis], length, name)
+        table = self.param("table", nn.initializers.normal(self.std), (*max_grid, width), jnp.float32)
+        return table.at[positions[..., 0], positions[..., 1]].get(mode="fill", fill_value=jnp.nan)
+
+
+class FlatPositions(nn.Module):
+    """A learned vector for each place in reading order of the image's own grid: "Learned 1-D" of table 3, as in ViT.
+
+    The same number means another place in a grid of another width, which is why the paper finds it worst.
+
+    Attributes:
+        std: of the initial values.
+    """
+
+    std: float = 0.02
+
+    @nn.compact
+    def __call__(
+        self,
+        positions: Int[Array, "B N 2"],
+        grids: Int[Array, "B N 2"],
+        max_grid: tuple[int, int],
+        width: int,
+    ) -> Float[Array, "B N D"]:
+        """Vectors of all patches; the table has a row for each patch of `max_grid`, and beyond it is NaN."""
+        positions, length = jnp.asarray(positions), max_grid[0] * max_grid[1]
+        number = positions[..., 0] * jnp.asarray(grids)[..., 1] + positions[..., 1]
+        check_inside(number, length, "patches")
+        table = self.param("table", nn.initializers.normal(self.std), (length, width), jnp.float32)
+        return table.at[number].get(mode="fill", fill_value=jnp.nan)
 
 
 def check_inside(coordinates: Array, length: int, axis: str) -> None:

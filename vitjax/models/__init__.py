@@ -22,6 +22,7 @@ __all__ = ["create_model", "layouts_of", "list_models", "model_spec", "sizes_of"
 _FILES = (
     "vit",
     "navit",
+    "naflex",
     "deepvit",
     "hybrid",
     "flexivit",

@@ -1,6 +1,7 @@
 """DETR: objects as a set, from learned queries that a decoder turns into boxes and classes."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import field
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -96,7 +97,8 @@ class DETR(nn.Module):
     encoder_depth: int = 6
     decoder_depth: int = 6
     dropout_rate: float = 0.1
-    backbone: Callable[..., nn.Module] = _resnet50
+    # By a factory: `ToNNX` takes a callable that stands in the class for a method, and the submodule has the same name.
+    backbone: Callable[..., nn.Module] = field(default_factory=lambda: _resnet50)
     isolate_padding: bool = True
     dtype: str = "float32"
 

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from vitjax.models import detr_tables
+from vitjax.models.detr import DETR
 from vitjax.weights.layouts import Layout
 from vitjax.weights.rules import Rule, Table, conv, linear
 
@@ -75,9 +76,11 @@ def release_4_names(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def sizes_of(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """The number of classes, which only a file's shapes tell."""
-    boxes = {key.removeprefix("detr."): array for key, array in arrays.items()}
-    return {name: size for name, size in detr_tables.sizes_of(boxes).items() if name == "num_classes"}
+    """The numbers of classes and of queries, which only a file's shapes tell; the queries are the detector's."""
+    found = detr_tables.sizes_of({key.removeprefix("detr."): array for key, array in arrays.items()})
+    if "num_queries" in found:
+        found["detector"] = partial(DETR, num_queries=found.pop("num_queries"))
+    return found
 
 
 LAYOUTS = (

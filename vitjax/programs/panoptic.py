@@ -1,7 +1,9 @@
 """Training of a panoptic model that ends with a picture of what it finds."""
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -37,13 +39,17 @@ def train_and_draw(config: ConfigDict, *, images: int = 12) -> PanopticRun:
     """Trains the config's model and draws what its best weights find in the first scenes of the evaluation data.
 
     Args:
-        config: of a run whose predictions are `PanopticResult`s.
+        config: of a run whose predictions are `PanopticResult`s. Where `task.stuff` is `None`, it is the data's.
         images: scenes to draw.
     """
+    config, source = copy.deepcopy(config), build(config.evaluation).source
+    task: Any = config.task
+    if task.stuff is None:
+        task.stuff = source.stuff
     run = fit(config)
     if run.interrupted:
         return PanopticRun(run, None)
-    source, bundle = build(config.evaluation).source, load(run.workdir)
+    bundle = load(run.workdir)
     scenes = [source[number] for number in range(min(images, len(source)))]
     results = bundle.predict([scene["image"] for scene in scenes])
     truths = [(_segment_map(scene["masks"]), [source.labels[n] for n in scene["labels"]]) for scene in scenes]

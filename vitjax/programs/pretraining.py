@@ -29,9 +29,10 @@ def pretrain_backbone(config: ConfigDict, *, then: Callable[[ConfigDict], Any]) 
         UserError: the trunk does not fit the backbone, or what `fit` raises.
     """
     classifier, config = copy.deepcopy(config), copy.deepcopy(config)
+    settings: Any = config.pretraining
     folder = Path(str(config.workdir), "backbone")
     with classifier.unlocked(), config.unlocked():
-        for key, setting in config.pretraining.items():
+        for key, setting in settings.items():
             classifier[key] = setting
         classifier.workdir = str(folder)
         del classifier["pretraining"], config["pretraining"]

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -54,6 +54,8 @@ class AnchorDetection:
     max_candidates: int = 400
     nms_threshold: float = 0.5
     max_detections: int = 200
+    least_classes: ClassVar[int] = 1
+    """Told from the background."""
 
     def __post_init__(self):
         for name in ("match_threshold", "nms_threshold"):

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -52,6 +52,8 @@ class Panoptic:
     dice_weight: float = 1.0
     threshold: float = 0.85
     largest_dropped: int = 4
+    least_classes: ClassVar[int] = 1
+    """Told from no object."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.threshold < 1 or self.largest_dropped < 0 or min(self.focal_weight, self.dice_weight) < 0:

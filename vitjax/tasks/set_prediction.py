@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -59,6 +59,8 @@ class SetPrediction:
     losses: tuple[float | int, ...] = (1, 5, 2)
     matcher: Matcher = assign
     nms_threshold: float | None = None
+    least_classes: ClassVar[int] = 1
+    """Told from no object."""
 
     def __post_init__(self):
         if not self.no_object_weight > 0:

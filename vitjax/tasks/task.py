@@ -27,7 +27,11 @@ class Meter(Protocol):
 
 @runtime_checkable
 class Task(Protocol):
-    """Five pure functions of a batch; `training` calls nothing else."""
+    """Five pure functions of a batch; `training` calls nothing else.
+
+    A task whose classes are told from a background or from nothing says so by `least_classes = 1`; without that,
+    training refuses data of a single class.
+    """
 
     def augment(self, batch: Batch, key: jax.Array) -> Batch:
         """Changes a training batch on the device (mixup, cutmix); the batch itself if there is nothing to change."""

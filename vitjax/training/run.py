@@ -1,8 +1,9 @@
 """All that does not change while a run goes on, made and checked before the first step."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import flax.linen as nn
 import jax
@@ -94,7 +95,7 @@ def make_parts(config: ConfigDict) -> Parts:
     folder = open_run_folder(config, write=writes)
     mesh = make_mesh(settings.mesh["data"], settings.mesh["fsdp"], settings.mesh["tensor"])
     train, evaluation, task = build(settings.train), build(settings.evaluation), build(settings.task)
-    settings, notes = fill_num_classes(settings, train, evaluation)
+    settings, notes = fill_num_classes(settings, train, evaluation, least=getattr(task, "least_classes", 2))
     return Parts(
         settings=settings,
         folder=folder,
@@ -173,10 +174,24 @@ def make_programs(parts: Parts, batch: Batch) -> Programs:
         shardings=shardings,
         make_state=jax.jit(make_state, out_shardings=shardings),
         train_step=jax.jit(
-            step, in_shardings=(shardings, rows), out_shardings=(shardings, everywhere), donate_argnums=0
+            _in_mesh(parts.mesh, step),
+            in_shardings=(shardings, rows),
+            out_shardings=(shardings, everywhere),
+            donate_argnums=0,
         ),
-        evaluation_step=jax.jit(make_evaluation_step(model, task), out_shardings=everywhere),
+        evaluation_step=jax.jit(_in_mesh(parts.mesh, make_evaluation_step(model, task)), out_shardings=everywhere),
     )
+
+
+def _in_mesh(mesh: Mesh, step: Callable[..., Any]) -> Callable[..., Any]:
+    """Traced with the mesh in context: there `jax.shard_map` finds it, and a loss that compares across devices."""
+
+    @functools.wraps(step)
+    def traced(*arguments: Any) -> Any:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return step(*arguments)
+
+    return traced
 
 
 def check_evaluation(parts: Parts, programs: Programs, state: TrainState) -> None:

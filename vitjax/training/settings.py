@@ -94,23 +94,31 @@ def read_settings(config: ConfigDict) -> Settings:
     return Settings(**values)
 
 
-def fill_num_classes(settings: Settings, train: Batches, evaluation: Batches) -> tuple[Settings, list[str]]:
+def fill_num_classes(
+    settings: Settings, train: Batches, evaluation: Batches, *, least: int = 2
+) -> tuple[Settings, list[str]]:
     """Sets `model.num_classes` where the model has one that the config leaves open.
+
+    Args:
+        settings: of the run.
+        train: has the classes.
+        evaluation: has the same, or none.
+        least: classes that the task needs.
 
     Returns:
         The settings, and lines that say what was set.
 
     Raises:
-        UserError: there are fewer than two classes, the two sources name different ones, or the config's number is not
-            the data's.
+        UserError: there are fewer classes than `least`, the two sources name different ones, or the config's number is
+            not the data's.
     """
     labels, held_back = _names(train), _names(evaluation)
     if "num_classes" not in settings.model or labels is None:
         return settings, []
-    if len(labels) < 2:
+    if len(labels) < least:
         raise UserError(
-            f"`train` has {len(labels)} class ({', '.join(labels) or 'none'}): expected at least 2 to tell apart; "
-            "check the folder or data set that `data` names"
+            f"`train` has {len(labels)} class ({', '.join(labels) or 'none'}): this task needs at least {least}; check "
+            "the folder or data set that `data` names"
         )
     if held_back is not None and held_back != labels:
         odd = sorted(set(labels) ^ set(held_back)) or ["their order"]
