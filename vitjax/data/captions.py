@@ -257,7 +257,7 @@ class TfdsCaptions:
         if image is None or way is None:
             raise UserError(
                 f"tfds:{info.full_name}: expected one image and texts about it, its features are "
-                f"{', '.join(info.features)}; choose a data set of captions, such as tfds:coco_captions"
+                f"{', '.join(sorted(info.features))}; choose a data set of captions, such as tfds:coco_captions"
             )
         return image, way
 

@@ -20,6 +20,8 @@ from vitjax.ops import attention_kernels as kernels
 from vitjax.ops.segments import gather_rows, inverse_rows
 
 __all__ = [
+    "DENSE_FORMS",
+    "PACKED_FORMS",
     "Attend",
     "Choice",
     "PackedPlan",
@@ -46,6 +48,10 @@ rematerialisation as an argument.
 """
 
 
+DENSE_FORMS = ("explicit", "xla", "cudnn")
+PACKED_FORMS = ("buckets", "segment_mask", "splash", "triton", "cudnn", "tokamax")
+
+
 class Choice(NamedTuple):
     """The form of attention that runs, and why."""
 
@@ -69,9 +75,8 @@ def select_dense_attention(backend: str, *, dropout: bool = False, implementatio
     Raises:
         UserError: there is no such form, or it cannot drop probabilities.
     """
-    forms = ("explicit", "xla", "cudnn")
     if implementation != "auto":
-        _check_known(implementation, forms)
+        _check_known(implementation, DENSE_FORMS)
         if dropout and implementation != "explicit":
             raise UserError(
                 f"`implementation` (={implementation!r}) cannot drop attention probabilities; "
@@ -218,9 +223,6 @@ class PackedPlan(NamedTuple):
     """`[G, slots]`: the token in each place of all buckets, one after another."""
     back: Array | None
     """`[G, B/G * N]`: the place of each token."""
-
-
-PACKED_FORMS = ("buckets", "segment_mask", "splash", "triton", "cudnn", "tokamax")
 
 
 def select_packed_attention(
