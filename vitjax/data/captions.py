@@ -15,7 +15,7 @@ import numpy as np
 
 from vitjax.data.digits import DigitCaptions
 from vitjax.data.images import DEFAULT_MAX_PIXELS, decode_image
-from vitjax.data.tfds_images import prepared_split
+from vitjax.data.tfds_images import count_examples, prepared_split, undecoded
 from vitjax.errors import UserError
 
 __all__ = ["CaptionLines", "TfdsCaptions", "captions_of", "open_captions", "tfds_captions"]
@@ -263,15 +263,7 @@ class TfdsCaptions:
 
     @functools.cached_property
     def _records(self) -> Any:
-        import tensorflow_datasets as tfds
-
-        # All images stay bytes: ours are decoded by `decode_image`, others are not wanted.
-        stored = {
-            name: tfds.decode.SkipDecoding()
-            for name, feature in self._builder.info.features.items()
-            if isinstance(feature, tfds.features.Image)
-        }
-        return self._builder.as_data_source(split=self.split, decoders=stored)
+        return undecoded(self._builder, self.split)
 
     def __len__(self) -> int:
         return len(self._records)
@@ -339,12 +331,8 @@ def tfds_captions(
     """
     directory, chosen = prepared_split(name, split, data_dir=data_dir, tfds_split=tfds_split)
     source = TfdsCaptions(directory, chosen, max_pixels)
-    try:
-        empty = not len(source)
-    except ValueError as error:
-        splits = ", ".join(source._builder.info.splits)
-        raise UserError(f"tfds:{name}: no split {chosen!r}; {directory} has {splits}") from error
-    if empty or not source._keys:
+    count = count_examples(source, name)
+    if not count or not source._keys:
         raise UserError(f"tfds:{name}: split {chosen!r} in {directory} has no examples; expected 1 or more")
     return source
 

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from vitjax.data.images import DEFAULT_MAX_PIXELS, BrokenExample, decode_image, image_size
-from vitjax.data.tfds_images import prepared_split
+from vitjax.data.tfds_images import count_examples, prepared_split, undecoded
 from vitjax.errors import UserError
 
 __all__ = ["TfdsBoxes", "tfds_boxes"]
@@ -80,20 +80,12 @@ class TfdsBoxes:
                 return _Keys(image, name, boxes[0], labels[0])
         raise UserError(
             f"tfds:{info.full_name}: expected an image and a sequence of objects with a box and a class label each, "
-            f"its features are {', '.join(info.features)}; choose a data set for detection, such as tfds:coco"
+            f"its features are {', '.join(sorted(info.features))}; choose a data set for detection, such as tfds:coco"
         )
 
     @functools.cached_property
     def _records(self) -> Any:
-        import tensorflow_datasets as tfds
-
-        # All images stay bytes: ours are decoded by `decode_image`, others (panoptic maps) are not wanted.
-        stored = {
-            name: tfds.decode.SkipDecoding()
-            for name, feature in self._builder.info.features.items()
-            if isinstance(feature, tfds.features.Image)
-        }
-        return self._builder.as_data_source(split=self.split, decoders=stored)
+        return undecoded(self._builder, self.split)
 
     def __len__(self) -> int:
         return len(self._records)
@@ -187,11 +179,7 @@ def tfds_boxes(
     """
     directory, chosen = prepared_split(name, split, data_dir=data_dir, tfds_split=tfds_split)
     source = TfdsBoxes(directory, chosen, max_pixels)
-    try:
-        empty = not len(source)
-    except ValueError as error:
-        splits = ", ".join(source._builder.info.splits)
-        raise UserError(f"tfds:{name}: no split {chosen!r}; {directory} has {splits}") from error
-    if empty or not source.labels:
-        raise UserError(f"tfds:{name}: split {chosen!r} in {directory} has {len(source)} examples; expected 1 or more")
+    count = count_examples(source, name)
+    if not count or not source.labels:
+        raise UserError(f"tfds:{name}: split {chosen!r} in {directory} has {count} examples; expected 1 or more")
     return source

@@ -10,7 +10,15 @@ from typing import Any, SupportsIndex
 from vitjax.data.images import DEFAULT_MAX_PIXELS, decode_image
 from vitjax.errors import UserError
 
-__all__ = ["KNOWN_DATA_SETS", "KnownDataSet", "TfdsImages", "prepared_split", "tfds_source"]
+__all__ = [
+    "KNOWN_DATA_SETS",
+    "KnownDataSet",
+    "TfdsImages",
+    "count_examples",
+    "prepared_split",
+    "tfds_source",
+    "undecoded",
+]
 
 
 @dataclass(frozen=True)
@@ -108,21 +116,13 @@ class TfdsImages:
         if image is None or label is None:
             raise UserError(
                 f"tfds:{info.full_name}: expected one image and one class label, "
-                f"its features are {', '.join(info.features)}; choose a data set for image classification"
+                f"its features are {', '.join(sorted(info.features))}; choose a data set for image classification"
             )
         return image, label
 
     @functools.cached_property
     def _records(self) -> Any:
-        import tensorflow_datasets as tfds
-
-        # All images stay bytes: ours are decoded by `decode_image`, others (segmentation masks) are not wanted.
-        stored = {
-            name: tfds.decode.SkipDecoding()
-            for name, feature in self._builder.info.features.items()
-            if isinstance(feature, tfds.features.Image)
-        }
-        return self._builder.as_data_source(split=self.split, decoders=stored)
+        return undecoded(self._builder, self.split)
 
     def __len__(self) -> int:
         return len(self._records)
@@ -167,17 +167,34 @@ def tfds_source(
     """
     directory, chosen = prepared_split(name, split, data_dir=data_dir, tfds_split=tfds_split)
     source = TfdsImages(directory, chosen, max_pixels)
-    try:
-        empty = len(source) == 0
-    except ValueError as error:
-        splits = ", ".join(source._builder.info.splits)
-        raise UserError(f"tfds:{name}: no split {chosen!r}; {directory} has {splits}") from error
-    if empty or len(source.labels) < 2:
+    count = count_examples(source, name)
+    if not count or len(source.labels) < 2:
         raise UserError(
-            f"tfds:{name}: split {chosen!r} in {directory} has {len(source)} examples of {len(source.labels)} classes; "
+            f"tfds:{name}: split {chosen!r} in {directory} has {count} examples of {len(source.labels)} classes; "
             "expected at least 1 of 2"
         )
     return source
+
+
+def undecoded(builder: Any, split: str) -> Any:
+    """TFDS's records of a split, all images left as bytes: `decode_image` reads ours, others are not wanted."""
+    import tensorflow_datasets as tfds
+
+    images = [name for name, feature in builder.info.features.items() if isinstance(feature, tfds.features.Image)]
+    return builder.as_data_source(split=split, decoders={name: tfds.decode.SkipDecoding() for name in images})
+
+
+def count_examples(source: Any, name: str) -> int:
+    """The length of a source that has just been opened by this name.
+
+    Raises:
+        UserError: the data set has no such split; the message lists those it has.
+    """
+    try:
+        return len(source)
+    except ValueError as error:
+        splits = ", ".join(source._builder.info.splits)
+        raise UserError(f"tfds:{name}: no split {source.split!r}; {source.directory} has {splits}") from error
 
 
 def prepared_split(
