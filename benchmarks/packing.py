@@ -143,9 +143,9 @@ def _preparation() -> dict:
             keep = keep_tokens(generator, grid[0] * grid[1], BetaDrop(0.5, 0.8)(generator, 1, 0))
             patches = cut_patches(image, grid, 16, keep)
             places = np.stack(np.divmod(keep, grid[1]), axis=1).astype(np.int32)
-            packer.add(Piece(len(keep), PackedImage(number, number, 0, patches, places, grid, False, 0.0)))
+            packer.add(Piece(len(keep), PackedImage(number, number, {}, patches, places, grid, False, 0.0)))
         packer.flush()
         done = [[piece.item for piece in row] for row in packer.closed]
-        stack_rows(done, length=256, max_images=16, patch_size=16, groups=1, buckets=None)
+        stack_rows(done, length=256, max_images=16, patch_values=768, blanks={}, groups=1, buckets=None)
         speeds.append(400 / (time.thread_time() - started))
     return _row("resize, cut, pack and copy, 500x375 to U(64, 256), length 256", speeds, None, "images/s on one core")

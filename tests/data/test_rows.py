@@ -3,6 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vitjax.data.packed_targets import LabelTargets
 from vitjax.data.rows import BestFit, FirstFit, PackedImage, Piece, SubsetFit, cut_patches, stack_rows
 
 POLICIES = [FirstFit(), BestFit(), SubsetFit()]
@@ -129,12 +130,16 @@ def test_resizing_to_the_grid_is_pillows():
 def packed_image(number, grid, keep):
     patches = np.full((len(keep), 12), number, np.uint8)
     places = np.stack(np.divmod(keep, grid[1]), axis=1).astype(np.int32)
-    return PackedImage(number, number, number % 7, patches, places, grid, False, 0.0)
+    targets = {"label": np.asarray(number % 7, np.int32)}
+    return PackedImage(number, number, targets, patches, places, grid, False, 0.0)
 
 
 def test_rows_become_the_arrays_of_the_contract():
     one, two = packed_image(3, (2, 2), np.array([0, 3])), packed_image(5, (1, 3), np.arange(3))
-    batch = stack_rows([[one, two], []], length=8, max_images=3, patch_size=2, groups=1, buckets=None)
+    batch = stack_rows(
+        [[one, two], []], length=8, max_images=3, patch_values=12, blanks=LabelTargets().blanks(2), groups=1,
+        buckets=None,
+    )  # fmt: skip
     assert batch["segments"].tolist() == [[1, 1, 2, 2, 2, 0, 0, 0], [0] * 8]
     assert batch["positions"][0].tolist() == [[0, 0], [1, 1], [0, 0], [0, 1], [0, 2], [0, 0], [0, 0], [0, 0]]
     assert batch["patches"][0, :, 0].tolist() == [3, 3, 5, 5, 5, 0, 0, 0]

@@ -30,16 +30,18 @@ from vitjax.data.loading import (
     check_reading,
     in_background,
 )
+from vitjax.data.packed_targets import LabelTargets, PackedTargets, Window
 from vitjax.data.reading import LaneReader, read_ahead, read_now
 from vitjax.data.rows import (
     BestFit,
     FirstFit,
+    ImagePatches,
     PackedImage,
     Packer,
     PackingPolicy,
+    PatchCut,
     Piece,
     SubsetFit,
-    cut_patches,
     stack_rows,
 )
 from vitjax.data.sampling import (
@@ -54,7 +56,7 @@ from vitjax.data.sampling import (
     within,
 )
 from vitjax.data.source_access import drop_source, replace_source, source_labels, source_length
-from vitjax.data.transforms import INTERPOLATIONS, apply_transforms
+from vitjax.data.transforms import INTERPOLATIONS
 from vitjax.errors import UserError
 
 __all__ = ["BestFit", "FirstFit", "PackedBatches", "Preparation", "SubsetFit"]
@@ -79,8 +81,10 @@ class PackedBatches:
         resolution: chooses each image's size.
         token_drop: chooses the share of its tokens to drop.
         max_grid: (rows, columns) of the largest grid that the model has positions for, or `None`. Longer images are
-            made smaller, which `statistics()` counts.
-        transforms: applied to an example before it is resized.
+            made smaller, which `statistics()` counts. Of clips (layers, rows, columns).
+        targets: what a batch holds beside its images: `LabelTargets()`, or those of `packed_scenes`.
+        cut: what a patch is: `ImagePatches()`, or `clips.Tubelets`.
+        transforms: applied to an example before it is resized; of the kind that `targets` say.
         policy: which images share a row: `SubsetFit()`, `BestFit()` or `FirstFit()`.
         window: what each packer has under construction: waiting images for `SubsetFit`, rows for the others.
         packers: independent packers, each filling `rows / packers` rows of every batch from its own share of the
@@ -101,7 +105,9 @@ class PackedBatches:
     max_images: int
     resolution: Resolution
     token_drop: TokenDrop = NoDrop()  # noqa: RUF009 - frozen
-    max_grid: tuple[int, int] | None = None
+    max_grid: tuple[int, ...] | None = None
+    targets: PackedTargets = LabelTargets()  # noqa: RUF009 - frozen
+    cut: PatchCut = ImagePatches()  # noqa: RUF009 - frozen
     transforms: tuple[Any, ...] = ()
     policy: PackingPolicy = SubsetFit()  # noqa: RUF009 - frozen
     window: int = 128
@@ -130,13 +136,24 @@ class PackedBatches:
             raise UserError(
                 f"PackedBatches: `interpolation` (={self.interpolation!r}) is one of {', '.join(INTERPOLATIONS)}"
             )
+        if self.max_grid is not None and len(self.max_grid) != self.cut.axes:
+            raise UserError(
+                f"PackedBatches: `max_grid` (={self.max_grid}) has {len(self.max_grid)} numbers, places of the patches "
+                f"that `cut` (={self.cut}) makes have {self.cut.axes}; give one for each"
+            )
+        if self.cut.most_layers > self.length:
+            raise UserError(
+                f"PackedBatches: `cut` (={self.cut}) makes up to {self.cut.most_layers} patches of one place, a row "
+                f"has `length` (={self.length}) tokens; use longer rows or fewer frames"
+            )
         self._check_largest()
 
     def _check_largest(self) -> None:
-        largest, limit = self.resolution.largest, self.resolution.token_limit
-        tokens = limit if limit is not None else None if largest is None else round((largest / self.patch_size) ** 2)
+        largest, limit, layers = self.resolution.largest, self.resolution.token_limit, self.cut.most_layers
+        square = None if largest is None else round((largest / self.patch_size) ** 2) * layers
+        tokens = square if limit is None else limit
         if tokens is not None and tokens > self.length:
-            fits = math.floor(math.sqrt(self.length) * self.patch_size)
+            fits = math.floor(math.sqrt(self.length / layers) * self.patch_size)
             smaller = f"at most {fits} px a side" if limit is None else f"tokens={self.length}"
             raise UserError(
                 f"PackedBatches: the largest image that `resolution` (={self.resolution}) makes has {tokens} tokens of "
@@ -238,7 +255,8 @@ class PackedBatches:
         if self.resolution.largest is not None:
             # rounding both sides up adds half of each: 1.25 of the square's for aspect ratios up to 4:1
             side = self.resolution.largest / self.patch_size
-            largest = min(self.length, max(math.ceil(side**2 + 1.25 * side + 1), int(sizes.max())))
+            most = math.ceil(side**2 + 1.25 * side + 1) * self.cut.most_layers
+            largest = min(self.length, max(most, int(sizes.max())))
         return plan_buckets(self._example_groups(sizes, shards.groups), largest=largest, sample=len(sizes))
 
     def _example_groups(self, sizes: Int[np.ndarray, "_"], groups: int) -> list[Int[np.ndarray, "_"]]:
@@ -287,40 +305,43 @@ class Preparation:
     ) -> PackedImage | int:
         """The image of an example that has been read; `started` is when that began, in this thread's own time."""
         settings = self.batches
-        image = apply_transforms(settings.transforms, example["image"], generator)
-        grid, keep, shrunk = self._choose(generator, image.shape[:2], position)
+        training = not isinstance(self.order, FixedOrder)
+        example = settings.targets.arrange(example, settings.transforms, generator, training=training)
+        layers = settings.cut.layers(example)
+        image_grid, shrunk = self._choose(generator, settings.cut.native_size(example), layers)
+        grid = settings.cut.full_grid(image_grid, layers)
+        tokens = math.prod(grid)
+        keep = keep_tokens(generator, tokens, settings.token_drop(generator, tokens, position))
         if self.measure:
             return len(keep)
+        size = settings.patch_size
         return PackedImage(
             position=position,
             example=index,
-            label=int(example.get("label", 0)),
-            patches=cut_patches(image, grid, settings.patch_size, keep, settings.interpolation),
-            places=np.stack(np.divmod(keep, grid[1]), axis=1).astype(np.int32),
+            targets=settings.targets(example, Window(grid, size, keep)),
+            patches=settings.cut(example, grid, size, keep, settings.interpolation),
+            places=np.stack(np.unravel_index(keep, grid), axis=1).astype(np.int32),
             grid=grid,
             shrunk=shrunk,
             seconds=time.thread_time() - started,
         )
 
     def _choose(
-        self, generator: np.random.Generator, native_size: tuple[int, int], position: int
-    ) -> tuple[tuple[int, int], Int[np.ndarray, "_"], bool]:
-        """The grid, which of its tokens are kept, and whether it had to be made smaller than asked."""
+        self, generator: np.random.Generator, native_size: tuple[int, int], layers: int
+    ) -> tuple[tuple[int, int], bool]:
+        """The grid of the picture, and whether it had to be made smaller than asked."""
         settings = self.batches
         side = settings.resolution(generator, native_size)
         limit = settings.resolution.token_limit
         own_rule = getattr(settings.resolution, "grid", None)
         grid = (
-            grid_size(native_size, side, settings.patch_size, limit or settings.length)
+            grid_size(native_size, side, settings.patch_size, (limit or settings.length) // layers)
             if own_rule is None
             else own_rule(native_size, settings.patch_size)
         )
         if settings.max_grid is not None:
-            grid = within(grid, settings.max_grid)
-        shrunk = limit is None and grid != grid_size(native_size, side, settings.patch_size, 2**31)
-        tokens = grid[0] * grid[1]
-        rate = settings.token_drop(generator, tokens, position)
-        return grid, keep_tokens(generator, tokens, rate), shrunk
+            grid = within(grid, settings.max_grid[-2:])
+        return grid, limit is None and grid != grid_size(native_size, side, settings.patch_size, 2**31)
 
 
 # ---------------------------------------------------------------------------------------------------- production
@@ -358,8 +379,9 @@ def _produce(plan: _Plan, state: dict[str, Any]) -> Generator[Produced, None, No
             if plan.end is not None and plan.batches is None and not any(rows):
                 return
             batch = stack_rows(
-                rows, length=settings.length, max_images=settings.max_images, patch_size=settings.patch_size,
-                groups=plan.groups, buckets=buckets,
+                rows, length=settings.length, max_images=settings.max_images,
+                patch_values=settings.cut.values(settings.patch_size), axes=settings.cut.axes,
+                blanks=settings.targets.blanks(settings.patch_size), groups=plan.groups, buckets=buckets,
             )  # fmt: skip
             packing = time.perf_counter() - started - (reader.wait_seconds - waited)
             counts = _count(rows, packers, settings.length) | {
@@ -441,7 +463,7 @@ def _count(rows: list[list[PackedImage]], packers: dict[int, Packer], length: in
         "slots": float(len(rows) * length),
         "images": float(len(images)),
         "tokens": float(sum(len(image.patches) for image in images)),
-        "grid_tokens": float(sum(image.grid[0] * image.grid[1] for image in images)),
+        "grid_tokens": float(sum(math.prod(image.grid) for image in images)),
         "shrunk_images": float(sum(image.shrunk for image in images)),
         "waiting_images": float(sum(map(len, unfinished))),
     }

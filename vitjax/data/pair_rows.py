@@ -179,7 +179,7 @@ def stack_texts(
     return {f"text_{name}": array for name, array in batch.items()}
 
 
-def stack_pairs(share: Share, lanes: Sequence[Sequence[Sequence[PackedPair]]], patch_size: int) -> Batch:
+def stack_pairs(share: Share, lanes: Sequence[Sequence[Sequence[PackedPair]]], patch_values: int) -> Batch:
     """The arrays of a batch from the image rows that each lane took."""
     pairs = np.zeros((len(lanes), share.pairs, 2), np.int32)
     pair_mask = np.zeros(pairs.shape[:2], bool)
@@ -198,8 +198,8 @@ def stack_pairs(share: Share, lanes: Sequence[Sequence[Sequence[PackedPair]]], p
         text_rows += [[held[number].text for number in numbers] for numbers in packed]
         text_rows += [[]] * (share.text_rows - len(packed))
     batch = stack_rows(
-        image_rows, length=share.length, max_images=share.max_images, patch_size=patch_size, groups=1, buckets=None
-    )
-    del batch["label"]
+        image_rows, length=share.length, max_images=share.max_images, patch_values=patch_values, blanks={}, groups=1,
+        buckets=None,
+    )  # fmt: skip
     texts = stack_texts(text_rows, length=share.text_length, max_texts=share.max_texts)
     return batch | texts | {"pairs": pairs, "pair_mask": pair_mask}

@@ -265,7 +265,7 @@ def _produce(plan: _Plan, state: dict[str, Any]) -> Generator[Produced, None, No
             shares = [[[piece.item for piece in row] for row in lane.take()] for lane in lanes.values()]
             if plan.end is not None and plan.batches is None and not any(shares):
                 return
-            batch = stack_pairs(settings.share, shares, images.patch_size)
+            batch = stack_pairs(settings.share, shares, images.cut.values(images.patch_size))
             packing = time.perf_counter() - started - (reader.wait_seconds - waited)
             counts = _count(settings, shares, lanes) | {
                 "broken_files": float(broken.taken()),

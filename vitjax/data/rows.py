@@ -6,7 +6,7 @@ row under construction with enough room. `SubsetFit` pads less, see `python -m b
 
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -15,14 +15,17 @@ from jaxtyping import Int, UInt8
 
 from vitjax.data.buckets import Buckets
 from vitjax.data.loading import Batch
+from vitjax.data.packed_targets import Blank
 from vitjax.data.transforms import resize_image
 
 __all__ = [
     "BestFit",
     "FirstFit",
+    "ImagePatches",
     "PackedImage",
     "Packer",
     "PackingPolicy",
+    "PatchCut",
     "Piece",
     "SubsetFit",
     "cut_patches",
@@ -231,22 +234,106 @@ class PackedImage:
     Attributes:
         position: in the stream.
         example: index in the source.
-        label: class.
+        targets: its arrays beside the patches, see `PackedTargets`.
         patches: uint8 [n, P], the kept ones in raster order, values ordered (row, column, channel).
-        places: int32 [n, 2], (row, column) of each in `grid`.
-        grid: (rows, columns) before tokens were dropped.
+        places: int32 [n, 2], (row, column) of each in `grid`; of a clip [n, 3], with time in front.
+        grid: (rows, columns) before tokens were dropped; of a clip with time in front.
         shrunk: whether the size that was asked for exceeded a row.
         seconds: processor time that preparing it took.
     """
 
     position: int
     example: int
-    label: int
+    targets: Mapping[str, np.ndarray]
     patches: UInt8[np.ndarray, "n P"]
-    places: Int[np.ndarray, "n 2"]
-    grid: tuple[int, int]
+    places: Int[np.ndarray, "n axes"]
+    grid: tuple[int, ...]
     shrunk: bool
     seconds: float
+
+
+@runtime_checkable
+class PatchCut(Protocol):
+    """How an example's pixels become patches."""
+
+    @property
+    def axes(self) -> int:
+        """Numbers that say where a patch is: 2, or 3 with time."""
+        ...
+
+    @property
+    def most_layers(self) -> int:
+        """Patches at one place of the picture, one after another in time, at most; 1 for images."""
+        ...
+
+    def values(self, patch_size: int) -> int:
+        """P, the values of a patch."""
+        ...
+
+    def layers(self, example: dict[str, Any]) -> int:
+        """Patches at one place of this example's picture."""
+        ...
+
+    def native_size(self, example: dict[str, Any]) -> tuple[int, int]:
+        """(rows, columns) of the example's pixels."""
+        ...
+
+    def full_grid(self, grid: tuple[int, int], layers: int) -> tuple[int, ...]:
+        """The grid of the picture, with that of time in front where there is one."""
+        ...
+
+    def __call__(
+        self,
+        example: dict[str, Any],
+        grid: tuple[int, ...],
+        patch_size: int,
+        keep: Int[np.ndarray, " n"],
+        interpolation: str,
+    ) -> UInt8[np.ndarray, "n P"]:
+        """Resizes to the grid, and flattens the patches that are kept."""
+        ...
+
+
+@dataclass(frozen=True)
+class ImagePatches:
+    """Squares of `example["image"]`, uint8 [H, W, 3]."""
+
+    @property
+    def axes(self) -> int:
+        """Row and column."""
+        return 2
+
+    @property
+    def most_layers(self) -> int:
+        """An image has no time."""
+        return 1
+
+    def values(self, patch_size: int) -> int:
+        """Of three channels."""
+        return patch_size**2 * 3
+
+    def layers(self, example: dict[str, Any]) -> int:
+        """An image has no time."""
+        return 1
+
+    def native_size(self, example: dict[str, Any]) -> tuple[int, int]:
+        """Of the image."""
+        return example["image"].shape[:2]
+
+    def full_grid(self, grid: tuple[int, int], layers: int) -> tuple[int, int]:
+        """That of the image."""
+        return grid
+
+    def __call__(
+        self,
+        example: dict[str, Any],
+        grid: tuple[int, int],
+        patch_size: int,
+        keep: Int[np.ndarray, " n"],
+        interpolation: str,
+    ) -> UInt8[np.ndarray, "n P"]:
+        """See `cut_patches`."""
+        return cut_patches(example["image"], grid, patch_size, keep, interpolation)
 
 
 def cut_patches(
@@ -284,23 +371,28 @@ def stack_rows(
     *,
     length: int,
     max_images: int,
-    patch_size: int,
+    patch_values: int,
+    axes: int = 2,
+    blanks: Mapping[str, Blank],
     groups: int,
     buckets: Buckets | None,
 ) -> Batch:
-    """Lays packed rows out as the arrays of a batch, see ARCHITECTURE.md; `buckets` is left out if they do not fit."""
-    images = [image for row in rows for image in row]
-    patch_values = images[0].patches.shape[1] if images else patch_size**2 * 3
+    """Lays packed rows out as the arrays of a batch, see ARCHITECTURE.md; `buckets` is left out if they do not fit.
+
+    `patch_values` is P, `axes` how many numbers say where a patch is, and `blanks` are those of the targets.
+    """
     count = len(rows)
     batch: Batch = {
         "patches": np.zeros((count, length, patch_values), np.uint8),
         "segments": np.zeros((count, length), np.int32),
-        "positions": np.zeros((count, length, 2), np.int32),
-        "grid_sizes": np.ones((count, max_images, 2), np.int32),
-        "label": np.zeros((count, max_images), np.int32),
+        "positions": np.zeros((count, length, axes), np.int32),
+        "grid_sizes": np.ones((count, max_images, axes), np.int32),
         "image_mask": np.zeros((count, max_images), bool),
         "example": np.full((count, max_images), -1, np.int32),
     }
+    for name, (value, per_token) in blanks.items():
+        places = length if per_token else max_images
+        batch[name] = np.broadcast_to(value, (count, places, *value.shape)).copy()
     for number, row in enumerate(rows):
         start = 0
         for slot, image in enumerate(row):
@@ -308,10 +400,11 @@ def stack_rows(
             batch["patches"][number, start:end] = image.patches
             batch["positions"][number, start:end] = image.places
             batch["segments"][number, start:end] = slot + 1
+            for name, (_, per_token) in blanks.items():
+                batch[name][number, slice(start, end) if per_token else slot] = image.targets[name]
             start = end
         used = len(row)
         batch["grid_sizes"][number, :used] = [image.grid for image in row] or 1
-        batch["label"][number, :used] = [image.label for image in row]
         batch["example"][number, :used] = [image.example for image in row]
         batch["image_mask"][number, :used] = True
     if buckets is not None and (found := _buckets_of(rows, buckets, length, groups)) is not None:
