@@ -340,7 +340,7 @@ class Preparation:
             else own_rule(native_size, settings.patch_size)
         )
         if settings.max_grid is not None:
-            grid = within(grid, settings.max_grid[-2:])
+            grid = within(grid, (settings.max_grid[-2], settings.max_grid[-1]))
         return grid, limit is None and grid != grid_size(native_size, side, settings.patch_size, 2**31)
 
 

@@ -327,13 +327,13 @@ class ImagePatches:
     def __call__(
         self,
         example: dict[str, Any],
-        grid: tuple[int, int],
+        grid: tuple[int, ...],
         patch_size: int,
         keep: Int[np.ndarray, " n"],
         interpolation: str,
     ) -> UInt8[np.ndarray, "n P"]:
         """See `cut_patches`."""
-        return cut_patches(example["image"], grid, patch_size, keep, interpolation)
+        return cut_patches(example["image"], (grid[0], grid[1]), patch_size, keep, interpolation)
 
 
 def cut_patches(
