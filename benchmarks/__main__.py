@@ -19,11 +19,13 @@ _FOLDER = Path(__file__).parent
 def available() -> dict[str, str]:
     """Name of each benchmark and the first line of its docstring; nothing is imported."""
     found = {}
-    for file in sorted(_FOLDER.glob("*.py")):
+    for file in sorted((*_FOLDER.glob("*.py"), *_FOLDER.glob("claims/*.py"))):
         tree = ast.parse(file.read_text(encoding="utf-8"))
         functions = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
         if "rows" in functions:
-            found[file.stem] = (ast.get_docstring(tree) or "").split("\n", 1)[0]
+            found[".".join(file.relative_to(_FOLDER).with_suffix("").parts)] = (ast.get_docstring(tree) or "").split(
+                "\n", 1
+            )[0]
     return found
 
 

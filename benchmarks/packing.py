@@ -1,30 +1,64 @@
-"""How full packed rows are, and how many images a second one core packs.
+"""How full packed rows are, what one core packs a second, and whether 16 cores feed 16 accelerators.
 
-`ours` of a padding row is the padded share of the tokens in per cent, `peer` that of the paper's first-fit over a
-window of 16 rows on the same images, and the ratio theirs over ours; `min` and `max` are over five stretches of
-the stream.
+*Padding*: the padded share of the tokens in per cent. `peer` is that of the paper's first-fit over a window of 16 rows
+on the same images, the ratio theirs over ours, and `min` and `max` are over five stretches of the stream. The mark is
+1 % at lengths of 256 and more. The streams are those of NaViT (arXiv:2307.06304) on the sizes of photographs, for JFT's
+and WebLI's are not published: "B.1", the JFT runs, sides U(64, 256); "B.2", contrastive, U(64, 384); "3.3", the best of
+its ablation, a normal of mean -0.5 truncated to [-1, 1] and spread over sides of 64 to 384, or to 256 where a row holds
+no more. Tokens are dropped at a rate of 0.8 Beta, 0.5 in the mean (B.4 leaves both open), or not at all.
+
+*One core*, stream B.1 in rows of 256, processor time of one thread: "packer" chooses which images share a row; "ready
+patches" also copies them into the arrays of batches; "decoded" starts from 500 x 375 pixels, which it resizes, cuts and
+thins out; "JPEG" from the bytes of such files. Tokens are those that are kept.
+
+*16 cores against 16 accelerators*: 16 times a core's tokens, each core being a packer of its own with its share of the
+examples. `peer` is what 16 chips train of NaViT-B/16 at half of their peak: data sheets' bfloat16 operations, and 6 for
+each multiply-add per token (`benchmarks.chips`) on images of 49 tokens, the square next to the 57 that B.1 keeps.
 """
 
+import itertools
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks.chips import PEAKS, training_flops
+from benchmarks.loading import write_jpegs
+from benchmarks.report import Options, Row
 from vitjax.config import build, load_config_file
+from vitjax.data.images import decode_image
 from vitjax.data.rows import BestFit, FirstFit, PackedImage, PackingPolicy, Piece, SubsetFit, cut_patches, stack_rows
 from vitjax.data.sampling import (
     BetaDrop,
     NoDrop,
-    Resolution,
     TokenDrop,
+    TruncatedNormalSide,
     UniformSide,
     grid_size,
     keep_tokens,
 )
 
+__all__ = ["imagenet_like_sizes", "rows"]
+
 _CONFIG = Path(__file__).resolve().parents[1] / "configs" / "navit.py"
-_WINDOWS = ((SubsetFit(), 128), (BestFit(), 16), (BestFit(), 64), (FirstFit(), 64))
+_POLICIES = ((SubsetFit(), 128), (BestFit(), 16), (BestFit(), 64), (FirstFit(), 64))
+_REFERENCE = (FirstFit(), 16)
+_JFT, _CONTRASTIVE, _BETA = UniformSide(64, 256), UniformSide(64, 384), BetaDrop(0.5, 0.8)
+_PATCH, _LENGTH, _MAX_IMAGES = 16, 256, 16
+_COUNT = 20000  # images of a stream
+_CHIPS = ("TPU v5 lite", "NVIDIA H200")
+
+
+def rows(options: Options) -> Iterator[Row]:
+    """Padding of each policy on each stream, what a core packs, and what accelerators take."""
+    yield from _padding_rows(options)
+    yield from _core_rows(options)
+
+
+# ---------------------------------------------------------------------------------------------------- padding
 
 
 def imagenet_like_sizes(count: int, seed: int = 0) -> list[tuple[int, int]]:
@@ -43,109 +77,152 @@ def imagenet_like_sizes(count: int, seed: int = 0) -> list[tuple[int, int]]:
     return [(int(height), int(width)) for height, width in zip(heights, widths, strict=True)]
 
 
-def image_tokens(
-    native: list[tuple[int, int]], resolution: Resolution, drop: TokenDrop, *, patch_size: int, length: int
-) -> list[int]:
-    """Tokens of 20,000 images whose native sizes are drawn from `native`."""
-    generator = np.random.default_rng(1)
-    tokens = []
-    for number, index in enumerate(generator.integers(0, len(native), 20000)):
-        grid = grid_size(native[index], resolution(generator, native[index]), patch_size, length)
-        size = grid[0] * grid[1]
-        tokens.append(len(keep_tokens(generator, size, drop(generator, size, number))))
-    return tokens
+@dataclass(frozen=True)
+class _Stream:
+    """Images whose sizes are drawn, packed into rows of `length`."""
+
+    name: str
+    resolution: Callable[[np.random.Generator, tuple[int, int]], float]
+    drop: TokenDrop
+    length: int
+    max_images: int
+    patch_size: int = _PATCH
+
+    def tokens(self, native: list[tuple[int, int]]) -> list[int]:
+        """Of `_COUNT` images whose native sizes are drawn from `native`."""
+        generator = np.random.default_rng(1)
+        found = []
+        for number, index in enumerate(generator.integers(0, len(native), _COUNT)):
+            grid = grid_size(native[index], self.resolution(generator, native[index]), self.patch_size, self.length)
+            size = grid[0] * grid[1]
+            found.append(len(keep_tokens(generator, size, self.drop(generator, size, number))))
+        return found
 
 
-def _cases() -> Iterator[tuple[str, list[int], int, int]]:
+_STREAMS = (
+    _Stream("B.1", _JFT, _BETA, 256, 16),
+    _Stream("B.1", _JFT, _BETA, 1024, 48),
+    _Stream("B.1 without drop", _JFT, NoDrop(), 256, 16),
+    _Stream("B.1 without drop", _JFT, NoDrop(), 1024, 48),
+    _Stream("B.2", _CONTRASTIVE, _BETA, 1024, 48),
+    _Stream("B.2 without drop", _CONTRASTIVE, NoDrop(), 1024, 48),
+    _Stream("3.3 up to 256 px", TruncatedNormalSide(64, 256), _BETA, 256, 16),
+    _Stream("3.3", TruncatedNormalSide(64, 384), _BETA, 1024, 48),
+    _Stream("3.3 without drop", TruncatedNormalSide(64, 384), NoDrop(), 1024, 48),
+)
+
+
+def _padding_rows(options: Options) -> Iterator[Row]:
     train = build(load_config_file(_CONFIG).train)
+    sizes = {"length": train.length, "max_images": train.max_images, "patch_size": train.patch_size}
     digits = [train.source[index]["image"].shape[:2] for index in range(300)]
-    photos = imagenet_like_sizes(20000)
-    for note, drop in (("", train.token_drop), (" without token drop", NoDrop())):
-        tokens = image_tokens(digits, train.resolution, drop, patch_size=train.patch_size, length=train.length)
-        yield f"configs/navit.py{note}, length {train.length}", tokens, train.length, train.max_images
-    wide = UniformSide(64, 256)
-    yield (
-        "ImageNet-like, length 256",
-        image_tokens(photos, wide, BetaDrop(0.5, 0.8), patch_size=16, length=256),
-        256,
-        16,
-    )
-    yield (
-        "ImageNet-like without token drop, length 256",
-        image_tokens(photos, wide, NoDrop(), patch_size=16, length=256),
-        256,
-        16,
-    )
-    wide = UniformSide(64, 384)
-    yield (
-        "ImageNet-like, length 1024",
-        image_tokens(photos, wide, BetaDrop(0.5, 0.8), patch_size=16, length=1024),
-        1024,
-        32,
-    )
-    yield (
-        "ImageNet-like without token drop, length 1024",
-        image_tokens(photos, wide, NoDrop(), patch_size=16, length=1024),
-        1024,
-        32,
-    )
+    for note, drop in (("", train.token_drop), (" without drop", NoDrop())):
+        stream = _Stream(f"configs/navit.py{note}", train.resolution, drop, **sizes)
+        yield from _padding_of(options, stream, digits)
+    photos = imagenet_like_sizes(_COUNT)
+    for stream in _STREAMS:
+        yield from _padding_of(options, stream, photos)
 
 
-def _pack(
-    policy: PackingPolicy, window: int, tokens: list[int], length: int, max_images: int
-) -> tuple[list[float], float]:
-    """Padding in per cent of five stretches of the steady stream, and images per second."""
-    packer = policy.packer(length=length, max_images=max_images, window=window)
-    started = time.thread_time()
+def _padding_of(options: Options, stream: _Stream, native: list[tuple[int, int]]) -> Iterator[Row]:
+    case = f"padding, {stream.name}, {stream.length}: {{}} {{}} vs FirstFit 16"
+    named = {case.format(type(policy).__name__, window): (policy, window) for policy, window in _POLICIES}
+    wanted = {name: how for name, how in named.items() if options.wants(name)}
+    if not wanted:
+        return
+    tokens = stream.tokens(native)
+    reference = float(np.mean(_padding(*_REFERENCE, tokens, stream)))
+    for name, how in wanted.items():
+        padding = _padding(*how, tokens, stream)
+        ours = float(np.mean(padding))
+        yield Row(name, ours, reference, reference / max(ours, 1e-3), min(padding), max(padding), "%")
+
+
+def _padding(policy: PackingPolicy, window: int, tokens: list[int], stream: _Stream) -> list[float]:
+    """In per cent, of five stretches of the steady stream."""
+    packer = policy.packer(length=stream.length, max_images=stream.max_images, window=window)
     for size in tokens:
         packer.add(Piece(size, None))
+    filled = [sum(piece.tokens for piece in row) for row in packer.closed]
+    filled = filled[len(filled) // 10 :]  # the first rows are chosen from a window that is still filling
+    return [100 * (1 - float(np.mean(part)) / stream.length) for part in np.array_split(filled, 5)]
+
+
+# ---------------------------------------------------------------------------------------------------- throughput
+
+
+def _core_rows(options: Options) -> Iterator[Row]:
+    for stage, work in _stages().items():
+        chips = {chip: f"16 cores, {stage}, vs 16 x {chip} training B/16 at half their peak" for chip in _CHIPS}
+        units = {unit: f"one core, {stage}, {unit}" for unit in ("images", "tokens")}
+        if not any(map(options.wants, (*chips.values(), *units.values()))):
+            continue
+        images, tokens = zip(*(_timed(work) for _ in range(options.repeats)), strict=True)
+        for (unit, case), speeds in zip(units.items(), (images, tokens), strict=True):
+            if options.wants(case):
+                yield Row.alone(case, speeds, f"{unit}/s")
+        for chip, case in chips.items():
+            if options.wants(case):
+                taken = 16 * 0.5 * PEAKS[chip] / training_flops("navit_base_patch16", (112, 112))
+                yield Row.higher(case, [16 * speed for speed in tokens], [taken] * len(tokens), "tokens/s")
+
+
+def _timed(work: Callable[[], list[int]]) -> tuple[float, float]:
+    """Images and tokens that a core gets through in a second; `work` returns the tokens of each image."""
+    started = time.thread_time()
+    tokens = work()
     seconds = time.thread_time() - started
-    rows = [sum(piece.tokens for piece in row) for row in packer.closed]
-    rows = rows[len(rows) // 10 :]  # the first rows are chosen from a window that is still filling
-    return [100 * (1 - float(np.mean(part)) / length) for part in np.array_split(rows, 5)], len(tokens) / seconds
+    return len(tokens) / seconds, sum(tokens) / seconds
 
 
-def rows() -> list[dict]:
-    """Padding of each policy on each distribution of sizes, packer speed, and speed with patches cut and copied."""
-    found = []
-    for case, tokens, length, max_images in _cases():
-        reference, _ = _pack(FirstFit(), 16, tokens, length, max_images)
-        for policy, window in _WINDOWS:
-            padding, speed = _pack(policy, window, tokens, length, max_images)
-            name = f"{type(policy).__name__} window {window}"
-            found.append(
-                _row(f"padding, {case}, {name} vs FirstFit window 16", padding, float(np.mean(reference)), "%")
-            )
-            found.append(_row(f"packer, {case}, {name}", [speed], None, "images/s on one core"))
-    found.append(_preparation())
-    return found
+def _stages() -> dict[str, Callable[[], list[int]]]:
+    """Name and work of each way to count."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_jpegs(folder, 8)
+        files = [file.read_bytes() for file in sorted(Path(folder).iterdir())]
+    pictures = [decode_image(data) for data in files]
+    ready = list(_images(itertools.cycle(pictures)))
+    sizes = _STREAMS[0].tokens(imagenet_like_sizes(_COUNT))
 
+    def choose() -> list[int]:
+        packer = SubsetFit().packer(length=_LENGTH, max_images=_MAX_IMAGES, window=128)
+        for size in sizes:
+            packer.add(Piece(size, None))
+        return sizes
 
-def _row(case: str, values: list[float], peer: float | None, unit: str) -> dict:
-    ours = float(np.mean(values))
-    ratio = None if peer is None else peer / max(ours, 1e-3)
     return {
-        "case": case, "ours": ours, "peer": peer, "ratio": ratio,
-        "min": min(values), "max": max(values), "unit": unit,
-    }  # fmt: skip
+        "packer": choose,
+        "ready patches": lambda: _fill(ready),
+        "decoded": lambda: _fill(_images(itertools.cycle(pictures))),
+        "JPEG": lambda: _fill(_images(map(decode_image, itertools.cycle(files)))),
+    }
 
 
-def _preparation() -> dict:
-    """Resize, cut, pack and copy into the batch: 500 x 375 pixels to R ~ U(64, 256), decoded already."""
+def _images(pictures: Iterable[np.ndarray], count: int = 400) -> Iterator[PackedImage]:
+    """As stream B.1 makes them of the first pictures of an endless row."""
     generator = np.random.default_rng(0)
-    image = generator.integers(0, 256, (375, 500, 3), np.uint8)
-    speeds = []
-    for _ in range(5):
-        packer = SubsetFit().packer(length=256, max_images=16, window=128)
-        started = time.thread_time()
-        for number in range(400):
-            grid = grid_size((375, 500), UniformSide(64, 256)(generator, (375, 500)), 16, 256)
-            keep = keep_tokens(generator, grid[0] * grid[1], BetaDrop(0.5, 0.8)(generator, 1, 0))
-            patches = cut_patches(image, grid, 16, keep)
-            places = np.stack(np.divmod(keep, grid[1]), axis=1).astype(np.int32)
-            packer.add(Piece(len(keep), PackedImage(number, number, {}, patches, places, grid, False, 0.0)))
-        packer.flush()
-        done = [[piece.item for piece in row] for row in packer.closed]
-        stack_rows(done, length=256, max_images=16, patch_values=768, blanks={}, groups=1, buckets=None)
-        speeds.append(400 / (time.thread_time() - started))
-    return _row("resize, cut, pack and copy, 500x375 to U(64, 256), length 256", speeds, None, "images/s on one core")
+    for number, picture in enumerate(itertools.islice(pictures, count)):
+        native = picture.shape[:2]
+        grid = grid_size(native, _JFT(generator, native), _PATCH, _LENGTH)
+        size = grid[0] * grid[1]
+        keep = keep_tokens(generator, size, _BETA(generator, size, number))
+        patches = cut_patches(picture, grid, _PATCH, keep)
+        places = np.stack(np.divmod(keep, grid[1]), axis=1).astype(np.int32)
+        yield PackedImage(number, number, {}, patches, places, grid, False, 0.0)
+
+
+def _fill(images: Iterable[PackedImage]) -> list[int]:
+    """Packs images and copies them into the arrays of batches of 16 rows; the tokens of each."""
+    packer = SubsetFit().packer(length=_LENGTH, max_images=_MAX_IMAGES, window=128)
+    tokens = []
+    for image in images:
+        packer.add(Piece(len(image.patches), image))
+        tokens.append(len(image.patches))
+    packer.flush()
+    done = [[piece.item for piece in row] for row in packer.closed]
+    for start in range(0, len(done), 16):
+        stack_rows(
+            done[start : start + 16], length=_LENGTH, max_images=_MAX_IMAGES, patch_values=3 * _PATCH**2, blanks={},
+            groups=1, buckets=None,
+        )  # fmt: skip
+    return tokens

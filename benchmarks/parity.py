@@ -19,7 +19,7 @@ from benchmarks.torch_side import import_torch
 FLAGS = ("--write-readme",)
 
 _README = Path(__file__).resolve().parents[1] / "README.md"
-_BEGIN, _END = "<!-- parity:begin -->", "<!-- parity:end -->"
+_MARKS = ("<!-- parity:begin -->", "<!-- parity:end -->")
 _KINDS = {"forward": ("logits", "stage"), "gradient": ("gradient",)}
 
 
@@ -86,15 +86,16 @@ def readme_table(
     return "\n".join(lines)
 
 
-def write_table(file: Path, table: str) -> None:
+def write_table(file: Path, table: str, marks: tuple[str, str] = _MARKS) -> None:
     """Replaces what stands between the two marks.
 
     Raises:
         ValueError: the file does not have both marks, once each and in order.
     """
+    begin, end = marks
     text = file.read_text(encoding="utf-8")
-    if text.count(_BEGIN) != 1 or text.count(_END) != 1 or text.index(_BEGIN) > text.index(_END):
-        raise ValueError(f"{file} needs the lines {_BEGIN} and {_END}, once each and in this order")
-    before, rest = text.split(_BEGIN)
-    _, after = rest.split(_END)
-    file.write_text(f"{before}{_BEGIN}\n{table}\n{_END}{after}", encoding="utf-8")
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        raise ValueError(f"{file} needs the lines {begin} and {end}, once each and in this order")
+    before, rest = text.split(begin)
+    _, after = rest.split(end)
+    file.write_text(f"{before}{begin}\n{table}\n{end}{after}", encoding="utf-8")

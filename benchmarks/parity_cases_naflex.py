@@ -155,7 +155,7 @@ def _huggingface(name: str) -> Case:
         mlp_width=2 * _WIDTH, activation=gelu_tanh, positions=partial(ResampledGrid, weights=bilinear_antialias),
         pool=partial(AttentionPooling, num_heads=_HEADS, mlp_width=2 * _WIDTH, activation=gelu_tanh),
     )  # fmt: skip
-    table = naflex_tables.huggingface(table_grid=(4, 4))
+    table = naflex_tables.huggingface(table_grid=(4, 4), prefix="")
     return _case(name, Siglip2VisionModel(config), _huggingface_stages, module, table, buckets=False)
 
 
@@ -172,13 +172,13 @@ _SETTINGS: dict[str, dict[str, Any]] = {
         "theirs": {"global_pool": "avg", "pos_embed": "factorized", "pos_embed_ar_preserving": True, "fc_norm": False},
         "ours": {"pool": AveragePooling, "positions": partial(ResampledAxes, sides=longer_side)},
     },
-    "NaFlex vs timm, one table, aspect kept, class token, no antialiasing": {
+    "NaFlex vs timm, one table, aspect kept, class token, no antialiasing, QK norm": {
         "theirs": {
             "global_pool": "token", "class_token": True, "pos_embed_ar_preserving": True, "pos_embed_antialias": False,
-            "qkv_bias": False,
+            "qkv_bias": False, "qk_norm": True,
         },
         "ours": {
-            "pool": ClassTokenPooling, "use_class_token": True, "use_qkv_bias": False,
+            "pool": ClassTokenPooling, "use_class_token": True, "use_qkv_bias": False, "use_qk_norm": True,
             "positions": partial(ResampledGrid, weights=bicubic, sides=longer_side),
         },
     },

@@ -22,13 +22,13 @@ def same(first: dict, second: dict) -> bool:
 def test_the_scans_are_those_of_scikit_learn():
     from sklearn.datasets import load_digits
 
-    from vitjax.data.digits import _scan_numbers, _scans
+    from vitjax.data.digit_scans import scan_numbers, scans
 
     pixels, digits = load_digits(return_X_y=True)
-    ink, ours = _scans()
+    ink, ours = scans()
     np.testing.assert_array_equal(ours, digits)
     np.testing.assert_allclose(ink.reshape(len(ink), -1) * (16 / 255), pixels, atol=0.04)
-    train, validation = _scan_numbers("train"), _scan_numbers("validation")
+    train, validation = scan_numbers("train"), scan_numbers("validation")
     assert sorted([*train, *validation]) == list(range(1797))
     for digit in range(10):
         share = (digits[validation] == digit).sum() / (digits == digit).sum()
@@ -111,10 +111,10 @@ def test_digits_stand_out_from_the_ground():
 
 def test_a_nearest_neighbour_reads_them():
     """Readable by something much simpler than a network: correlation with the training scans."""
-    from vitjax.data.digits import _scan_numbers, _scans
+    from vitjax.data.digit_scans import scan_numbers, scans
 
-    ink, digits = _scans()
-    known = ink[_scan_numbers("train")].reshape(-1, 64).astype(np.float32)
+    ink, digits = scans()
+    known = ink[scan_numbers("train")].reshape(-1, 64).astype(np.float32)
     known -= known.mean(axis=1, keepdims=True)
     known /= np.linalg.norm(known, axis=1, keepdims=True)
     source = DigitImages("validation", sides=(32, 64))
@@ -124,7 +124,7 @@ def test_a_nearest_neighbour_reads_them():
         grey = Image.fromarray(example["image"]).convert("L").resize((8, 8), Image.Resampling.BOX)
         seen = np.asarray(grey).reshape(-1) - np.mean(np.asarray(grey))
         best = (known @ -seen).argmax()
-        hits += digits[_scan_numbers("train")][best] == example["label"]
+        hits += digits[scan_numbers("train")][best] == example["label"]
     assert hits / len(source) > 0.6  # guessing finds 0.1; the digits are shifted, stretched and on a textured ground
 
 

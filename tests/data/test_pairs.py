@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from tests.data.fake_source import FakeSource, assert_same_batch
 from vitjax.config import build, describe, from_json, to_json
+from vitjax.data.buckets import Buckets
 from vitjax.data.loading import Shards, merge_states
 from vitjax.data.packing import PackedBatches
 from vitjax.data.pairs import PackedPairBatches
@@ -182,6 +183,37 @@ def test_statistics_say_what_the_batches_hold():
     assert found["fake_pair_share"] == pytest.approx(1 - found["pairs"] / (4 * 32))
     assert found["cut_texts"] > 0  # of up to 30 letters 23 are kept
     assert found["empty_rows"] == sum(int((~batch["image_mask"].any(axis=1)).sum()) for batch in batches)
+
+
+def test_images_of_long_rows_have_buckets_of_their_own_group(monkeypatch):
+    monkeypatch.setattr("vitjax.data.packing._WHOLE_ROW", 32)  # rows of 64 tokens pass for long ones
+    for batches in ([next(iter(BATCHES.epoch(Shards(groups=2))))], take(BATCHES.stream(0, Shards(groups=2)), 5)):
+        with_buckets = [batch for batch in batches if "buckets" in batch]
+        assert len(with_buckets) >= len(batches) - 1
+        assert len({tuple(block.shape for block in batch["buckets"]) for batch in with_buckets}) == 1
+        for batch in with_buckets:
+            check_pairs(batch, BATCHES)
+            listed = []
+            for group, segments in enumerate(batch["segments"].reshape(2, -1)):
+                slots = [slot[slot < segments.size] for block in batch["buckets"] for slot in block[group]]
+                for tokens in filter(len, slots):
+                    row = tokens[0] // 64
+                    assert np.array_equal(
+                        tokens, 64 * row + np.flatnonzero(segments[64 * row :][:64] == segments[tokens[0]])
+                    )
+                    listed.append((group, tokens[0]))
+            assert len(set(listed)) == len(listed) == batch["image_mask"].sum()
+
+
+def test_batches_that_do_not_fit_their_buckets_are_counted(monkeypatch):
+    monkeypatch.setattr("vitjax.data.packing._WHOLE_ROW", 32)
+    monkeypatch.setattr("vitjax.data.packing.plan_buckets", lambda groups, **keywords: Buckets((64,), (2,)))
+    stream = BATCHES.stream(0, Shards())
+    found = [next(stream) for _ in range(3)]
+    assert not any("buckets" in batch for batch in found)
+    assert stream.statistics()["dense_batches"] == 3
+    stream.close()
+    assert "buckets" not in take(BATCHES.stream(0, Shards(buckets=False)), 1)[0]
 
 
 def test_text_rows_that_are_too_few_leave_image_rows_empty_and_lose_nothing():

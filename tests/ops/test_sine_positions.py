@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from vitjax.errors import UserError
-from vitjax.ops.sine_positions import masked_sine_positions
+from vitjax.ops.sine_positions import grid_sine_positions, masked_sine_positions
 
 
 def test_the_formula():
@@ -35,3 +35,12 @@ def test_a_padded_picture_has_the_positions_that_it_has_alone():
 def test_the_width_must_hold_two_axes_of_pairs():
     with pytest.raises(UserError, match="`width` \\(=6\\) must be divisible by 4"):
         masked_sine_positions(np.ones((1, 2, 2), bool), 6)
+
+
+def test_single_patches_have_the_positions_of_their_place_in_the_map():
+    mask = np.zeros((1, 5, 7), bool)
+    mask[:, :3, :4] = True
+    places = np.int32([[0, 0], [2, 3], [1, 2]])
+    found = grid_sine_positions(places, np.full((3, 2), [3, 4], np.int32), 16)
+    expected = np.asarray(masked_sine_positions(mask, 16))[0, places[:, 0], places[:, 1]]
+    np.testing.assert_allclose(found, expected, atol=2e-5)

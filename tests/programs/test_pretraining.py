@@ -51,3 +51,11 @@ def test_an_interrupted_classifier_starts_no_detector(monkeypatch, tmp_path):
     seen, made = runs(config_of(tmp_path), monkeypatch, tmp_path, interrupted=True)
     assert len(seen) == 1
     assert made.interrupted
+
+
+def test_a_classifier_can_be_the_trunk_itself(monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.setattr(pretraining, "fit", lambda config: RunSummary(tmp_path, 1, {}, None, False, 1, 0.0))
+    config = load_config_file("configs/navit_detr.py", [f"workdir={tmp_path}"])
+    pretrain_backbone(config, then=seen.append, trunk=config.program.trunk)
+    assert build(seen[0].initial).keywords["trunk"] == ""

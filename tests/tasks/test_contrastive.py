@@ -1,14 +1,21 @@
 """The task finds each pair's two vectors, means over real pairs, and its meter searches."""
 
+import functools
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from tests.data.test_pairs import BATCHES, texts_of
 from vitjax.data.loading import Shards
+from vitjax.data.sampling import NativeSize, NoDrop
 from vitjax.errors import UserError
+from vitjax.models.navit import NaViT
+from vitjax.models.navit_contrastive import NaViTContrastive, TextTower
 from vitjax.ops.contrastive import softmax_pair_losses
 from vitjax.ops.contrastive_chunks import SigmoidPairs, SoftmaxPairs
 from vitjax.tasks.contrastive import Contrastive
@@ -131,3 +138,78 @@ def test_the_meter_searches_among_all_pairs_and_lets_equal_texts_answer_for_one_
     assert scores["scale"] == 2
     with pytest.raises(UserError, match="saw no image"):
         Contrastive().meter().scores()
+
+
+def towers(max_tokens, **keywords):
+    sizes = {"width": 16, "depth": 1, "num_heads": 2, "mlp_width": 16}
+    image = functools.partial(NaViT, patch_size=4, max_grid=(16, 16), **sizes)
+    text = functools.partial(TextTower, max_tokens=max_tokens, **sizes)
+    return NaViTContrastive(vocabulary_size=257, image=image, text=text, width=8, **keywords)
+
+
+def test_images_of_long_rows_are_found_by_their_buckets(monkeypatch):
+    monkeypatch.setattr("vitjax.data.packing._WHOLE_ROW", 32)  # rows of 64 tokens pass for long ones
+    batch = next(iter(BATCHES.epoch(Shards(groups=2))))
+    module, inputs = towers(max_tokens=24), Contrastive().inputs(batch)
+    assert module.describe(**inputs).startswith("attention: cpu buckets")
+    dense = {name: value for name, value in inputs.items() if name != "buckets"}
+    assert module.describe(**dense).startswith("attention: cpu segment mask")
+
+    @jax.jit
+    def run(inputs, dense):
+        variables = module.init(jax.random.key(0), **dense)
+        return [module.apply(variables, **given)["images"] for given in (inputs, dense)]
+
+    by_buckets, by_mask = run(inputs, dense)
+    real = batch["image_mask"]
+    np.testing.assert_allclose(by_buckets[real], by_mask[real], atol=2e-6)
+    assert np.ptp(by_mask[real], axis=0).min() > 1e-3
+
+
+class Patterns:
+    """Pictures that repeat a pattern of their own, with a word of their own."""
+
+    name, labels = "patterns", ()
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, index):
+        pattern = np.random.default_rng(index).integers(0, 256, (4, 4, 3), np.uint8)
+        return {"image": np.tile(pattern, (2, 2 + index % 2, 1)), "caption": "abcdef"[index] * 3}
+
+
+@pytest.mark.parametrize(
+    ("criterion", "bias", "start"),
+    # Guessing among six; the sigmoid's bias refuses the true pairs like all others, and their cosines are below 1/2.
+    [(SoftmaxPairs(), None, np.log(6)), (SigmoidPairs(), -10.0, 5.0)],
+)
+def test_a_few_steps_learn_the_pairs_of_a_batch(criterion, bias, start):
+    images = replace(BATCHES.images, packers=1, length=16, rows=2, resolution=NativeSize(), token_drop=NoDrop())
+    few = replace(BATCHES, source=Patterns(), images=images, max_tokens=4, text_length=16, text_rows=2, pairs=8)
+    (batch,) = few.epoch(Shards())
+    module = towers(max_tokens=4, initial_bias=bias)
+    task, optimizer = Contrastive(criterion=criterion), optax.adam(1e-2)
+    inputs, arrays = task.inputs(batch), {name: batch[name] for name in ("pairs", "pair_mask")}
+
+    def loss(params):
+        outputs = module.apply({"params": params}, **inputs, train=True)
+        return task.loss(outputs, arrays)[0], task.predict(outputs, arrays)
+
+    def step(carry, _):
+        params, state = carry
+        found, gradients = jax.value_and_grad(loss, has_aux=True)(params)
+        updates, state = optimizer.update(gradients, state)
+        return (optax.apply_updates(params, updates), state), found
+
+    @jax.jit
+    def train(key):
+        params = module.init(key, **inputs)["params"]
+        return jax.lax.scan(step, (params, optimizer.init(params)), length=60)[1]
+
+    losses, vectors = jax.device_get(train(jax.random.key(0)))
+    assert losses[0] > start
+    assert losses[-1] < start / 4
+    images, texts = (vectors[name][-1][batch["pair_mask"]] for name in ("images", "texts"))
+    for similarity in (images @ texts.T, texts @ images.T):
+        assert similarity.argmax(axis=1).tolist() == list(range(6))

@@ -36,6 +36,23 @@ def test_images_come_back_from_their_patches():
     np.testing.assert_array_equal(shown[0], expected)
 
 
+def test_of_a_clip_the_middle_frames_of_its_tubelets_stand_side_by_side():
+    video = np.random.default_rng(0).integers(0, 256, (4, 8, 12, 3), np.uint8)
+    tubelets = video.reshape(2, 2, 2, 4, 3, 4, 3).transpose(0, 2, 4, 1, 3, 5, 6).reshape(12, -1)
+    batch = {
+        "patches": tubelets[None, :11],  # the last one is dropped
+        "segments": np.ones((1, 11), int),
+        "positions": np.stack(np.unravel_index(np.arange(11), (2, 2, 3)), axis=1)[None],
+        "grid_sizes": np.array([[(2, 2, 3)]]),
+        "image_mask": np.array([[True]]),
+    }
+    (strip,), labels = packed_images(batch, 9, patch_size=4)
+    expected = np.concatenate([video[1], video[3]], axis=1)
+    expected[4:, 20:] = 128
+    np.testing.assert_array_equal(strip, expected)
+    assert labels == [-1]
+
+
 def test_pictures_are_drawn(tmp_path):
     from PIL import Image
 

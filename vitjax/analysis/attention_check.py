@@ -25,7 +25,7 @@ from vitjax.ops.attention import (
     select_packed_attention,
 )
 
-__all__ = ["Finding", "check_attention", "tolerance", "work_by_images"]
+__all__ = ["Finding", "check_attention", "row_of_images", "tolerance", "work_by_images"]
 
 _ROUNDING = {"float32": 1e-5, "float16": 5e-3, "bfloat16": 2e-2}
 _MATRIX_UNITS = 5e-3
@@ -148,13 +148,27 @@ def work_by_images(
         head_size: K.
         repeats: timings, of which the shortest counts.
     """
-    found = {}
-    for count in counts:
-        segments = (np.arange(length) * count // length + 1).astype(np.int32)[None]
-        attend = _packed_form("auto", segments)
-        arrays = [jnp.asarray(x, dtype) for x in _numbers((1, length, heads, head_size), segments)]
-        found[count] = _milliseconds(_with_gradients(attend), arrays, repeats)
-    return found
+    sizes = {"dtype": dtype, "length": length, "heads": heads, "head_size": head_size}
+    return {count: _milliseconds(row_of_images(count, **sizes), [], repeats) for count in counts}
+
+
+def row_of_images(
+    count: int, *, form: str = "auto", dtype: str = "float32", length: int = 1024, heads: int = 4, head_size: int = 64
+) -> Callable[[], Any]:
+    """A call of output and gradients of one row that is `count` images of equal size.
+
+    Args:
+        count: images in the row.
+        form: one of `PACKED_FORMS`, or "auto".
+        dtype: of query, key and value.
+        length: L, tokens in the row.
+        heads: A.
+        head_size: K.
+    """
+    segments = (np.arange(length) * count // length + 1).astype(np.int32)[None]
+    both = _with_gradients(_packed_form(form, segments))
+    arrays = [jnp.asarray(x, dtype) for x in _numbers((1, length, heads, head_size), segments)]
+    return lambda: both(*arrays)
 
 
 def _check_packed(form: str, dtype: str, shape: tuple[int, ...], allowed: float, repeats: int) -> Finding:

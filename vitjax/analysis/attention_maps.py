@@ -210,6 +210,8 @@ def _cut_images(batch: Mapping[str, np.ndarray], maps: dict[str, np.ndarray], gr
 
 def _cut_rows(batch: Mapping[str, np.ndarray], maps: dict[str, np.ndarray]) -> _Cut:
     """Each image of each packed row alone, its tokens row by row."""
+    if batch["positions"].shape[-1] != 2:
+        raise UserError("attention maps are of pictures, and this model's rows hold clips")
     for row, slot in np.argwhere(batch["image_mask"]):
         at = np.flatnonzero(batch["segments"][row] == slot + 1)
         places = batch["positions"][row][at]

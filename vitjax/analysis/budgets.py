@@ -49,6 +49,8 @@ def draw_budgets(curves: Mapping[str, Sequence[BudgetPoint]], path: str | Path, 
         path: of the picture.
         title: over all panels.
     """
+    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+
     from vitjax.analysis.plots import _figure, _save
 
     panels = (
@@ -63,6 +65,9 @@ def draw_budgets(curves: Mapping[str, Sequence[BudgetPoint]], path: str | Path, 
             places = [place(point) for point in points]
             axes.plot(*zip(*places, strict=True), "o-", markersize=4, label=name)
         axes.set(xscale="log", xlabel=x, ylabel=y)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.grid(alpha=0.3)
     figure.axes[0].legend(fontsize=8)
     if title:

@@ -1,16 +1,10 @@
 """Real scanned digits that come with scikit-learn: single images, scenes with boxes and masks, and captions.
 
-The data are the 1,797 handwritten digits of `sklearn.datasets.load_digits`, 8x8 pixels with 17 grey levels
-(E. Alpaydin, C. Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine Learning Repository, 1998).
-scikit-learn has only the *test* part of the UCI set, without the writers' numbers, so a writer-disjoint split cannot
-be kept: `train` and `validation` are a fixed stratified 80/20 split by image (1,438 and 359 scans), and a writer may
-appear in both.
+The scans are those of `digit_scans`; the same digits move in `digit_clips`.
 
 Everything is a function of (seed, index): no state, nothing on disk, cheap to send to worker processes.
 """
 
-import functools
-import importlib.util
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,19 +12,26 @@ from pathlib import Path
 from typing import Any, SupportsIndex
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int
 from PIL import Image
 
+from vitjax.data.digit_scans import (
+    SPLITS,
+    Ground,
+    check_sides,
+    check_split,
+    checked_index,
+    draw_sizes,
+    scan_numbers,
+    scans,
+    stretch,
+)
 from vitjax.errors import UserError
 
 __all__ = ["DigitCaptions", "DigitImages", "DigitScenes", "decode_rle", "encode_rle"]
 
 _LABELS = tuple("0123456789")
 _WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-_SPLITS = ("train", "validation")
-_VALIDATION_SHARE = 0.2
-_MAX_ASPECT = 2.0
-_NUM_GRAINS = 2**16  # length of the table of pixel noise
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,8 @@ class DigitImages:
     sides: tuple[int, int] = (16, 64)
 
     def __post_init__(self):
-        _check_split(self.split)
-        _check_sides(self.sides, smallest=8)
+        check_split(self.split)
+        check_sides(self.sides, smallest=8)
         if self.copies < 1:
             raise UserError(f"`copies`={self.copies} of DigitImages, expected at least 1")
 
@@ -70,34 +71,34 @@ class DigitImages:
         return _LABELS
 
     def __len__(self) -> int:
-        return self.copies * len(_scan_numbers(self.split))
+        return self.copies * len(scan_numbers(self.split))
 
     def sizes(self) -> Int[np.ndarray, "examples 2"]:
         """(rows, columns) of every image, without rendering one."""
-        return _draw_sizes(len(self), self.sides, (self.seed, _SPLITS.index(self.split), 0))
+        return draw_sizes(len(self), self.sides, (self.seed, SPLITS.index(self.split), 0))
 
     def size(self, index: SupportsIndex) -> tuple[int, int]:
         """(rows, columns) of one image."""
-        rows, columns = self.sizes()[_checked_index(index, len(self))]
+        rows, columns = self.sizes()[checked_index(index, len(self))]
         return int(rows), int(columns)
 
     def example_labels(self) -> Int[np.ndarray, "examples"]:
         """The class of every image, without rendering one."""
-        return np.tile(_scans()[1][_scan_numbers(self.split)], self.copies)
+        return np.tile(scans()[1][scan_numbers(self.split)], self.copies)
 
     def __getitem__(self, index: SupportsIndex) -> dict[str, Any]:
-        index = _checked_index(index, len(self))
-        scans, digits = _scans()
-        numbers = _scan_numbers(self.split)
+        index = checked_index(index, len(self))
+        inks, digits = scans()
+        numbers = scan_numbers(self.split)
         number = numbers[index % len(numbers)]
         rows, columns = self.size(index)
-        generator = np.random.default_rng((self.seed, _SPLITS.index(self.split), 1, index))
+        generator = np.random.default_rng((self.seed, SPLITS.index(self.split), 1, index))
         height = round(rows * generator.uniform(0.75, 1.0))
         width = round(columns * generator.uniform(0.75, 1.0))
         top, left = generator.integers(0, (rows - height + 1, columns - width + 1))
         ink = np.zeros((rows, columns), np.float32)
-        ink[top : top + height, left : left + width] = _stretch(scans[number], height, width)
-        ground = _Ground.draw(generator)
+        ink[top : top + height, left : left + width] = stretch(inks[number], height, width)
+        ground = Ground.draw(generator)
         image = ground.paint(rows, columns, generator, [(ink, ground.ink_colour(generator))])
         return {"image": image, "label": int(digits[number]), "index": index}
 
@@ -130,9 +131,9 @@ class DigitScenes:
     min_digits: int = 0
 
     def __post_init__(self):
-        _check_split(self.split)
-        _check_sides(self.sides, smallest=32)
-        _check_sides(self.digit_sides, smallest=8)
+        check_split(self.split)
+        check_sides(self.sides, smallest=32)
+        check_sides(self.digit_sides, smallest=8)
         if self.digit_sides[1] > self.sides[0]:
             raise UserError(
                 f"`digit_sides`={self.digit_sides}: the largest digit does not fit the smallest scene of "
@@ -159,16 +160,16 @@ class DigitScenes:
 
     def sizes(self) -> Int[np.ndarray, "examples 2"]:
         """(rows, columns) of every scene, without rendering one."""
-        return _draw_sizes(len(self), self.sides, (self.seed, _SPLITS.index(self.split), 2))
+        return draw_sizes(len(self), self.sides, (self.seed, SPLITS.index(self.split), 2))
 
     def __getitem__(self, index: SupportsIndex) -> dict[str, Any]:
-        index = _checked_index(index, len(self))
+        index = checked_index(index, len(self))
         rows, columns = (int(side) for side in self.sizes()[index])
-        generator = np.random.default_rng((self.seed, _SPLITS.index(self.split), 3, index))
-        ground = _Ground.draw(generator)
+        generator = np.random.default_rng((self.seed, SPLITS.index(self.split), 3, index))
+        ground = Ground.draw(generator)
         layers, masks, labels, taken = [], [], [], []
-        scans, digits = _scans()
-        numbers = _scan_numbers(self.split)
+        inks, digits = scans()
+        numbers = scan_numbers(self.split)
         for _ in range(generator.integers(self.min_digits, self.max_digits + 1)):
             low, high = self.digit_sides
             height = round(float(np.exp(generator.uniform(np.log(low), np.log(high)))))
@@ -180,7 +181,7 @@ class DigitScenes:
             top, left = corner
             taken.append((top, left, top + height, left + width))
             ink = np.zeros((rows, columns), np.float32)
-            ink[top : top + height, left : left + width] = _stretch(scans[number], height, width)
+            ink[top : top + height, left : left + width] = stretch(inks[number], height, width)
             layers.append((ink, ground.ink_colour(generator)))
             masks.append(ink > 0.5)
             labels.append(digits[number])
@@ -298,111 +299,6 @@ def decode_rle(counts: list[int], rows: int, columns: int) -> Bool[np.ndarray, "
     return values.reshape(columns, rows).T
 
 
-@functools.cache
-def _scans() -> tuple[UInt8[np.ndarray, "scans 8 8"], Int[np.ndarray, "scans"]]:
-    """Ink of every scan, 0...255, and its digit."""
-    specification = importlib.util.find_spec("sklearn")
-    folders = (specification.submodule_search_locations or []) if specification else []
-    files = [file for folder in folders if (file := Path(folder, "datasets", "data", "digits.csv.gz")).is_file()]
-    if files:  # importing scikit-learn takes two seconds, its file twenty milliseconds
-        table = np.loadtxt(files[0], delimiter=",", dtype=np.int32)
-        pixels, digits = table[:, :-1], table[:, -1]
-    else:
-        from sklearn.datasets import load_digits
-
-        pixels, digits = load_digits(return_X_y=True)
-    ink = np.round(np.asarray(pixels).reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
-    return ink, np.asarray(digits, np.int32)
-
-
-@functools.cache
-def _scan_numbers(split: str) -> Int[np.ndarray, "scans"]:
-    """Numbers of the scans of a split, ascending: a fixed 80/20 split of each digit's scans."""
-    _, digits = _scans()
-    generator = np.random.default_rng(0)
-    parts: tuple[list[int], list[int]] = ([], [])
-    for digit in range(10):
-        numbers = generator.permutation(np.flatnonzero(digits == digit))
-        num_validation = round(_VALIDATION_SHARE * len(numbers))
-        parts[0].extend(numbers[num_validation:])
-        parts[1].extend(numbers[:num_validation])
-    return np.sort(parts[_SPLITS.index(split)])
-
-
-@functools.lru_cache(maxsize=16)
-def _draw_sizes(count: int, sides: tuple[int, int], key: tuple[int, ...]) -> Int[np.ndarray, "examples 2"]:
-    """(rows, columns): aspect log-uniform in 1:2 to 2:1, the longer side uniform in what that leaves."""
-    shortest, longest = sides
-    uniform = np.random.default_rng(key).random((count, 2))
-    reach = np.log(min(_MAX_ASPECT, longest / shortest))
-    aspect = np.exp((2 * uniform[:, 0] - 1) * reach)  # rows to columns
-    elongation = np.maximum(aspect, 1 / aspect)
-    long_side = shortest * elongation + uniform[:, 1] * (longest - shortest * elongation)
-    sizes = np.stack([np.where(aspect > 1, 1, aspect), np.where(aspect > 1, 1 / aspect, 1)], axis=1)
-    sizes = np.clip(np.round(sizes * long_side[:, None]), shortest, longest).astype(np.int32)
-    sizes.setflags(write=False)
-    return sizes
-
-
-def _stretch(scan: UInt8[np.ndarray, "8 8"], height: int, width: int) -> Float[np.ndarray, "height width"]:
-    """The scan's ink, 0...1, enlarged with bicubic interpolation and edges sharpened: 8 pixels blur when enlarged."""
-    ink = Image.fromarray(scan).resize((width, height), Image.Resampling.BICUBIC)
-    return _SHARPER[np.asarray(ink)]
-
-
-# From ink 0...255 to opacity 0...1: pale ink vanishes, the middle of an edge becomes steeper.
-_SHARPER = np.clip((np.arange(256, dtype=np.float32) / 255 - 0.3) / 0.45, 0, 1)
-
-
-@dataclass(frozen=True)
-class _Ground:
-    """Colour and luminance (0...255) of what the digits lie on."""
-
-    colour: np.ndarray
-    luminance: float
-    grains: int
-
-    @staticmethod
-    def draw(generator: np.random.Generator) -> "_Ground":
-        luminance = generator.uniform(140, 235)
-        return _Ground(_tinted(luminance, generator), luminance, int(generator.integers(2, 7)))
-
-    def ink_colour(self, generator: np.random.Generator) -> np.ndarray:
-        """A colour darker than the ground by 90 or more."""
-        return _tinted(generator.uniform(0, self.luminance - 90), generator)
-
-    def paint(
-        self, rows: int, columns: int, generator: np.random.Generator, layers: list[tuple[np.ndarray, np.ndarray]]
-    ) -> UInt8[np.ndarray, "H W 3"]:
-        """Ground with a coarse texture, layers of (opacity `[H, W]`, colour) on it, and fine noise over all."""
-        coarse = generator.integers(0, 41, (self.grains, self.grains), dtype=np.uint8)
-        texture = Image.fromarray(coarse).resize((columns, rows), Image.Resampling.BILINEAR)
-        start = generator.integers(0, _NUM_GRAINS)
-        noise = np.take(_noise(), np.arange(start, start + rows * columns), mode="wrap").reshape(rows, columns)
-        canvas = np.empty((rows, columns, 3), np.float32)
-        canvas[:] = self.colour
-        for opacity, colour in layers:
-            canvas += opacity[:, :, None] * (colour - canvas)
-        canvas += (np.asarray(texture) + noise)[:, :, None]
-        return np.clip(canvas, 0, 255, out=canvas).astype(np.uint8)
-
-
-def _tinted(luminance: float, generator: np.random.Generator) -> np.ndarray:
-    """An RGB colour of about this luminance (Rec. 601 weights), up to 60 off grey in each channel."""
-    tint = generator.uniform(-60, 60, 3)
-    tint -= tint @ np.array([0.299, 0.587, 0.114])
-    # Near black and white there is little room; scaling keeps the luminance where clipping would shift it.
-    room = min(luminance, 255 - luminance)
-    tint *= min(1.0, room / np.abs(tint).max())
-    return (luminance + tint).astype(np.float32)
-
-
-@functools.cache
-def _noise() -> Float[np.ndarray, "grains"]:
-    """Pixel noise of mean -20 (which centres the coarse texture) and standard deviation 6, reused at random offsets."""
-    return np.random.default_rng(1).normal(-20, 6, _NUM_GRAINS).astype(np.float32)
-
-
 def _free_corner(
     scene: tuple[int, int],
     size: tuple[int, int],
@@ -453,20 +349,3 @@ def _phrases(labels: np.ndarray, boxes: np.ndarray, rows: int, columns: int) -> 
         down = ("top", "", "bottom")[min(2, int(3 * (top + bottom) / 2 / rows))]
         place = f"at the {down} {across}".rstrip() if down else f"on the {across}" if across else "in the centre"
         yield f"{article} {word} {place}"
-
-
-def _check_split(split: str) -> None:
-    if split not in _SPLITS:
-        raise UserError(f"`split`={split!r} of the digits, expected 'train' or 'validation'")
-
-
-def _check_sides(sides: tuple[int, int], smallest: int) -> None:
-    if len(sides) != 2 or not smallest <= sides[0] <= sides[1]:
-        raise UserError(f"sides {sides}, expected (shortest, longest) in pixels, at least {smallest} and in this order")
-
-
-def _checked_index(index: SupportsIndex, length: int) -> int:
-    number = index.__index__()
-    if not 0 <= number < length:
-        raise IndexError(f"index {number} of a source with {length} examples")
-    return number

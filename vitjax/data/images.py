@@ -13,7 +13,7 @@ from PIL import ExifTags, Image
 
 from vitjax.errors import UserError
 
-__all__ = ["DEFAULT_MAX_PIXELS", "BrokenExample", "decode_image", "image_size"]
+__all__ = ["DEFAULT_MAX_PIXELS", "BrokenExample", "decode_frames", "decode_image", "image_size"]
 
 DEFAULT_MAX_PIXELS = 2**26
 """Largest image read by default, rows times columns: 67 megapixels, 201 MB once decoded."""
@@ -87,6 +87,38 @@ def decode_image(
     def read() -> np.ndarray:
         with _open(data) as image:
             return _upright_rgb(image, max_pixels)
+
+    return _guarded(read, name or _default_name(data))
+
+
+def decode_frames(
+    data: Encoded | Image.Image | np.ndarray, *, max_pixels: int = DEFAULT_MAX_PIXELS, name: str | None = None
+) -> UInt8[np.ndarray, "T H W 3"]:
+    """Reads all frames of an animation (GIF, WebP, PNG) as uint8 RGB; a still picture is one frame.
+
+    Each frame becomes what `decode_image` makes of a picture. For how long it is to be shown is not read.
+
+    Args:
+        data: as in `decode_image`; arrays may have time in front, `[T, H, W, C]`.
+        max_pixels: frames times rows times columns above which a file is refused.
+        name: as in `decode_image`.
+
+    Raises:
+        BrokenExample: the bytes are no image, are truncated or corrupt, hold more than `max_pixels`, or are pages of
+            different sizes.
+        UserError: an array of another type, shape or range.
+    """
+    if isinstance(data, np.ndarray):
+        if data.ndim != 4 or 0 in data.shape:
+            return _from_array(data, name or "array")[None]
+        tall = _from_array(data.reshape(-1, *data.shape[2:]), name or "array")
+        return tall.reshape(*data.shape[:3], 3)
+    if isinstance(data, Image.Image):
+        return _guarded(lambda: _all_frames(data, max_pixels), name or getattr(data, "filename", "") or "PIL image")
+
+    def read() -> np.ndarray:
+        with _open(data) as image:
+            return _all_frames(image, max_pixels)
 
     return _guarded(read, name or _default_name(data))
 
@@ -177,6 +209,24 @@ def _upright_rgb(image: Image.Image, max_pixels: int) -> np.ndarray:
     image.load()
     _check_size(image, max_pixels)  # some formats learn their true size on decoding
     return _to_rgb(image, orientation)
+
+
+def _all_frames(image: Image.Image, max_pixels: int) -> np.ndarray:
+    count = getattr(image, "n_frames", 1)
+    columns, rows = image.size
+    if count * rows * columns > max_pixels:
+        raise _TooLarge(
+            f"{count} frames of {columns}x{rows} pixels are more than `max_pixels`={max_pixels}; refused before "
+            "decoding, raise `max_pixels` if the file is to be trusted"
+        )
+    frames = []
+    # A PNG may have a picture in front for readers that know no animations; it is no part of the clip.
+    for number in range(int(count > 1 and bool(image.info.get("default_image"))), count):
+        image.seek(number)
+        frames.append(_upright_rgb(image, max_pixels))
+    if len({frame.shape for frame in frames}) > 1:
+        raise ValueError(f"{count} pages of different sizes, the frames of a clip have one")
+    return np.stack(frames)
 
 
 def _orientation(image: Image.Image) -> int:

@@ -37,9 +37,22 @@ class PackedTargets(Protocol):
     """Makes the arrays that a packed batch holds beside its patches."""
 
     def arrange(
-        self, example: dict[str, Any], transforms: tuple[Any, ...], generator: np.random.Generator, *, training: bool
+        self,
+        example: dict[str, Any],
+        transforms: tuple[Any, ...],
+        generator: np.random.Generator,
+        *,
+        training: bool,
+        num_labels: int,
     ) -> dict[str, Any]:
         """The example after the transforms, which are of the kind that goes with these targets.
+
+        Args:
+            example: as the source gives it; changes nothing of it.
+            transforms: of the batches.
+            generator: the example's own.
+            training: whether what is missing is an error.
+            num_labels: classes of the source; 0 if unknown.
 
         Raises:
             UserError: what is trained on lacks something, or the example contradicts itself.
@@ -60,10 +73,16 @@ class LabelTargets:
     """One class per image: `label` int32 [B, S], 0 for empty slots and for examples without one."""
 
     def arrange(
-        self, example: dict[str, Any], transforms: tuple[Any, ...], generator: np.random.Generator, *, training: bool
+        self,
+        example: dict[str, Any],
+        transforms: tuple[Any, ...],
+        generator: np.random.Generator,
+        *,
+        training: bool,
+        num_labels: int,
     ) -> dict[str, Any]:
         """Transforms of `data.transforms` and `data.augmentation`, applied to the image."""
-        del training
+        del training, num_labels
         return example | {"image": apply_transforms(transforms, example["image"], generator)} if transforms else example
 
     def __call__(self, example: dict[str, Any], window: Window) -> dict[str, np.ndarray]:

@@ -81,7 +81,7 @@ class PackedBatches:
         resolution: chooses each image's size.
         token_drop: chooses the share of its tokens to drop.
         max_grid: (rows, columns) of the largest grid that the model has positions for, or `None`. Longer images are
-            made smaller, which `statistics()` counts. Of clips (layers, rows, columns).
+            made smaller, which `statistics()` counts. Of clips (times, rows, columns).
         targets: what a batch holds beside its images: `LabelTargets()`, or those of `packed_scenes`.
         cut: what a patch is: `ImagePatches()`, or `clips.Tubelets`.
         transforms: applied to an example before it is resized; of the kind that `targets` say.
@@ -141,12 +141,26 @@ class PackedBatches:
                 f"PackedBatches: `max_grid` (={self.max_grid}) has {len(self.max_grid)} numbers, places of the patches "
                 f"that `cut` (={self.cut}) makes have {self.cut.axes}; give one for each"
             )
-        if self.cut.most_layers > self.length:
+        if self.transforms and self.cut.axes != 2:
             raise UserError(
-                f"PackedBatches: `cut` (={self.cut}) makes up to {self.cut.most_layers} patches of one place, a row "
-                f"has `length` (={self.length}) tokens; use longer rows or fewer frames"
+                f"PackedBatches: `transforms` change pictures, and `cut` takes clips; give them to "
+                f"{type(self.cut).__name__}(transforms=...), which changes all frames of a clip alike"
             )
+        self._check_layers()
         self._check_largest()
+
+    def _check_layers(self) -> None:
+        """A clip of one patch per layer, the smallest there is, must have room."""
+        limit, layers = self.resolution.token_limit, self.cut.most_layers
+        rooms = [("tokens in a row, `length`", self.length)]
+        rooms += [] if limit is None else [(f"tokens for an image, `resolution` (={self.resolution})", limit)]
+        rooms += [] if self.max_grid is None or len(self.max_grid) == 2 else [("times, `max_grid`", self.max_grid[0])]
+        for what, room in rooms:
+            if layers > room:
+                raise UserError(
+                    f"PackedBatches: `cut` (={self.cut}) makes up to {layers} patches of one place, and there are "
+                    f"{room} {what}; allow at least {layers}, or use fewer frames or deeper tubelets"
+                )
 
     def _check_largest(self) -> None:
         largest, limit, layers = self.resolution.largest, self.resolution.token_limit, self.cut.most_layers
@@ -305,8 +319,12 @@ class Preparation:
     ) -> PackedImage | int:
         """The image of an example that has been read; `started` is when that began, in this thread's own time."""
         settings = self.batches
-        training = not isinstance(self.order, FixedOrder)
-        example = settings.targets.arrange(example, settings.transforms, generator, training=training)
+        training = not isinstance(self.order, FixedOrder) and not self.measure
+        num_labels = len(getattr(settings.source, "labels", None) or ())  # pairs come without a source
+        example = settings.targets.arrange(
+            example, settings.transforms, generator, training=training, num_labels=num_labels
+        )
+        example = settings.cut.ready(example, generator)
         layers = settings.cut.layers(example)
         image_grid, shrunk = self._choose(generator, settings.cut.native_size(example), layers)
         grid = settings.cut.full_grid(image_grid, layers)
@@ -337,7 +355,7 @@ class Preparation:
         grid = (
             grid_size(native_size, side, settings.patch_size, (limit or settings.length) // layers)
             if own_rule is None
-            else own_rule(native_size, settings.patch_size)
+            else own_rule(native_size, settings.patch_size, layers)
         )
         if settings.max_grid is not None:
             grid = within(grid, (settings.max_grid[-2], settings.max_grid[-1]))

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int
 
+from vitjax.data.buckets import Buckets
 from vitjax.data.loading import Batch
 from vitjax.data.rows import PackedImage, PackingPolicy, Piece, stack_rows
 
@@ -179,8 +180,15 @@ def stack_texts(
     return {f"text_{name}": array for name, array in batch.items()}
 
 
-def stack_pairs(share: Share, lanes: Sequence[Sequence[Sequence[PackedPair]]], patch_values: int) -> Batch:
-    """The arrays of a batch from the image rows that each lane took."""
+def stack_pairs(
+    share: Share,
+    lanes: Sequence[Sequence[Sequence[PackedPair]]],
+    *,
+    patch_values: int,
+    groups: int,
+    buckets: Buckets | None,
+) -> Batch:
+    """The arrays of a batch from the image rows that each lane took; see `stack_rows` for the last three."""
     pairs = np.zeros((len(lanes), share.pairs, 2), np.int32)
     pair_mask = np.zeros(pairs.shape[:2], bool)
     image_rows: list[list[PackedImage]] = []
@@ -198,8 +206,8 @@ def stack_pairs(share: Share, lanes: Sequence[Sequence[Sequence[PackedPair]]], p
         text_rows += [[held[number].text for number in numbers] for numbers in packed]
         text_rows += [[]] * (share.text_rows - len(packed))
     batch = stack_rows(
-        image_rows, length=share.length, max_images=share.max_images, patch_values=patch_values, blanks={}, groups=1,
-        buckets=None,
+        image_rows, length=share.length, max_images=share.max_images, patch_values=patch_values, blanks={},
+        groups=groups, buckets=buckets,
     )  # fmt: skip
     texts = stack_texts(text_rows, length=share.text_length, max_texts=share.max_texts)
     return batch | texts | {"pairs": pairs, "pair_mask": pair_mask}

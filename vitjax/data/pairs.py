@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from vitjax.data.buckets import Buckets
 from vitjax.data.captions import captions_of
 from vitjax.data.images import BrokenExample
 from vitjax.data.loading import (
@@ -52,7 +53,8 @@ class PackedPairBatches:
 
     Each packer fills an equal share of image rows, text rows and pairs, and the numbers in `pairs` count the slots of
     its own share, row after row; so a pair's two vectors are found on the device that computed them. Every real image
-    is in exactly one pair. Attention on CPU uses the segment mask, for which rows of 128 tokens or fewer are best.
+    is in exactly one pair. Images have `buckets` as in `PackedBatches`. Attention of texts on CPU always uses the
+    segment mask, for which text rows of 128 tokens or fewer are best.
 
     Of an example with several captions training takes one at random, evaluation the first.
 
@@ -146,7 +148,8 @@ class PackedPairBatches:
             raise UserError(f"PackedPairBatches: {getattr(self.source, 'name', 'the source')} has no examples")
         order = ShuffledOrder(seed, self.num_examples)
         start = {"seed": seed, "examples": self.num_examples, "num_packers": self.images.packers} | start
-        return BatchStream(functools.partial(_produce, _Plan(self, order)), start, _summarise, self.images.prefetch)
+        plan = _Plan(self, order, shards.groups, self._image_buckets(shards))
+        return BatchStream(functools.partial(_produce, plan), start, _summarise, self.images.prefetch)
 
     def epoch(self, shards: Shards) -> Iterator[Batch]:
         """Each pair once, in the source's order; the last batches have rows that are not full, or empty.
@@ -160,7 +163,8 @@ class PackedPairBatches:
         if not self.num_examples:
             return
         batches = self._epoch_batches if shards.process_count > 1 else None
-        plan = _Plan(self, FixedOrder(), end=self.num_examples, batches=batches)
+        buckets = self._image_buckets(shards)
+        plan = _Plan(self, FixedOrder(), shards.groups, buckets, end=self.num_examples, batches=batches)
         for item in in_background(_produce(plan, start), self.images.prefetch):
             yield item.batch
 
@@ -178,6 +182,16 @@ class PackedPairBatches:
         each = self.images.packers // shards.process_count
         lanes = range(shards.process_index * each, (shards.process_index + 1) * each)
         return {"packers": {str(lane): {"next": lane, "open": [], "closed": []} for lane in lanes}}
+
+    @functools.cached_property
+    def _images(self) -> PackedBatches:
+        """The images without their texts."""
+        return self.images.with_source(self.source)
+
+    def _image_buckets(self, shards: Shards) -> Buckets | None:
+        """Planned as if every image row were always taken; where texts leave some empty there is room to spare."""
+        images = self._images
+        return images._plan_buckets(images._epoch_sample, shards) if images._wants_buckets(shards) else None
 
     @functools.cached_property
     def _epoch_batches(self) -> int:
@@ -233,6 +247,8 @@ class _Plan:
 
     settings: PackedPairBatches
     order: Callable[[int], tuple[int, int]]
+    groups: int
+    buckets: Buckets | None
     end: int | None = None
     batches: int | None = None
 
@@ -265,9 +281,11 @@ def _produce(plan: _Plan, state: dict[str, Any]) -> Generator[Produced, None, No
             shares = [[[piece.item for piece in row] for row in lane.take()] for lane in lanes.values()]
             if plan.end is not None and plan.batches is None and not any(shares):
                 return
-            batch = stack_pairs(settings.share, shares, images.cut.values(images.patch_size))
+            values = images.cut.values(images.patch_size)
+            batch = stack_pairs(settings.share, shares, patch_values=values, groups=plan.groups, buckets=plan.buckets)
             packing = time.perf_counter() - started - (reader.wait_seconds - waited)
             counts = _count(settings, shares, lanes) | {
+                "dense_batches": float(plan.buckets is not None and "buckets" not in batch),
                 "broken_files": float(broken.taken()),
                 "host_seconds": packing + prepared,
             }
@@ -345,6 +363,7 @@ def _summarise(counts: dict[str, float]) -> dict[str, float]:
         "cut_texts": counts["cut_texts"],
         "waiting_pairs": counts["waiting_pairs"] / counts["batches"],
         "broken_files": counts["broken_files"],
+        "dense_batches": counts["dense_batches"],
         "host_seconds": counts["host_seconds"] / counts["batches"],
         "wait_seconds": counts["wait_seconds"] / counts["batches"],
     }

@@ -270,6 +270,10 @@ class PatchCut(Protocol):
         """P, the values of a patch."""
         ...
 
+    def ready(self, example: dict[str, Any], generator: np.random.Generator) -> dict[str, Any]:
+        """The example with the pixels that will be cut, of which the methods below are asked."""
+        ...
+
     def layers(self, example: dict[str, Any]) -> int:
         """Patches at one place of this example's picture."""
         ...
@@ -311,6 +315,11 @@ class ImagePatches:
     def values(self, patch_size: int) -> int:
         """Of three channels."""
         return patch_size**2 * 3
+
+    def ready(self, example: dict[str, Any], generator: np.random.Generator) -> dict[str, Any]:
+        """As it is: what changes pictures are the transforms of the batches."""
+        del generator
+        return example
 
     def layers(self, example: dict[str, Any]) -> int:
         """An image has no time."""

@@ -103,7 +103,8 @@ class Resolution(Protocol):
 
     `largest` is the largest side it can choose in pixels, or `None` if that depends on the images. `token_limit` caps
     the tokens of an image beside the length of the row, or is `None`. A resolution that rounds sides to patches by a
-    rule of its own has a method `grid(native_size, patch_size)` besides, which goes before `grid_size`.
+    rule of its own has a method `grid(native_size, patch_size, layers)` besides, which goes before `grid_size`; there
+    are `layers` patches of one place, 1 but for clips.
     """
 
     @property
@@ -300,8 +301,8 @@ class SequenceBudget:
         """As large as fits; see `Resolution`."""
         return math.inf
 
-    def grid(self, native_size: tuple[int, int], patch_size: int) -> tuple[int, int]:
-        """(rows, columns) of patches for an image of (height, width) pixels."""
+    def grid(self, native_size: tuple[int, int], patch_size: int, layers: int = 1) -> tuple[int, int]:
+        """(rows, columns) of patches for an image of (height, width) pixels, or a clip of so many layers of patches."""
 
         def sides(scale: float) -> tuple[int, int]:
             rows, columns = (max(1, math.ceil(side * scale / patch_size)) for side in native_size)
@@ -310,7 +311,7 @@ class SequenceBudget:
         low, high = 1e-6, 100.0
         while high - low >= 1e-5:
             scale = (low + high) / 2
-            low, high = (scale, high) if math.prod(sides(scale)) <= self.tokens else (low, scale)
+            low, high = (scale, high) if layers * math.prod(sides(scale)) <= self.tokens else (low, scale)
         return sides(low)
 
 

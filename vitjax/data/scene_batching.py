@@ -239,7 +239,7 @@ class ScenePreparation:
         missing = [key for key in self.targets.needs if key not in example]
         if missing and self.training:
             raise UserError(
-                f"SceneBatches: example {example.get('index')} has no {', '.join(missing)}, which `targets` "
+                f"example {example.get('index')} has no {', '.join(missing)}, which `targets` "
                 f"(={self.targets}) is made of; it has {', '.join(example)}"
             )
         check_scene(example, dict.fromkeys(self.targets.needs, self.num_labels))

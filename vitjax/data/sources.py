@@ -178,7 +178,7 @@ class ImageList:
 
     def __getitem__(self, index: SupportsIndex) -> dict[str, Any]:
         number = _checked_index(index, len(self))
-        data = self._fetched.pop(number, None) or self._data(number)
+        data = self._fetched.pop(number, None) or self.data(number)
         image = decode_image(data, max_pixels=self.max_pixels, name=self.names[number])
         return {"image": image, "label": 0, "index": number}
 
@@ -190,12 +190,13 @@ class ImageList:
             UserError: it is an array of no picture's shape.
         """
         number = _checked_index(index, len(self))
-        data = self._data(number)
+        data = self.data(number)
         if _is_address(self.items[number]):
             self._fetched[number] = data
         return image_size(data, max_pixels=self.max_pixels, name=self.names[number])
 
-    def _data(self, number: int) -> Any:
+    def data(self, number: int) -> Any:
+        """What `decode_image` reads: the item itself, or the bytes that lie at its address."""
         item = self.items[number]
         return _download(item) if _is_address(item) else item
 

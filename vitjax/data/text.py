@@ -199,6 +199,9 @@ def _merged(word: tuple[int, ...], pair: tuple[int, int], number: int) -> Iterat
 class SentencePieceTokenizer:
     """A model file of sentencepiece, such as T5's with 32,000 tokens, which NaViT's paper uses (B.2).
 
+    Unlike a `ByteTokenizer` it does not keep every text: spaces are put in order as the model says, and characters that
+    it does not know become one unknown token.
+
     Needs `pip install "vitjax[text]"`. The file itself is not stored in a bundle; its hash is, so that another one is
     never taken for it.
 
@@ -221,13 +224,21 @@ class SentencePieceTokenizer:
         return int(self._processor.eos_id())
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text, without `end`."""
+        """Ids of a text, without `end`; half of a surrogate pair, which is no character, counts as unknown."""
+        text = text.encode("utf-8", errors="replace").decode("utf-8")
         return [int(number) for number in self._processor.encode(text, out_type=int)]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids, up to the first `end`."""
+        """The text of ids, up to the first `end`.
+
+        Raises:
+            UserError: there is no such id.
+        """
         ids = [int(number) for number in ids]
-        return str(self._processor.decode(ids[: ids.index(self.end)] if self.end in ids else ids))
+        ids = ids[: ids.index(self.end)] if self.end in ids else ids
+        if wrong := [number for number in ids if not 0 <= number < self.vocabulary_size]:
+            raise UserError(f"{self.path}: id {wrong[0]}, expected 0 to {self.vocabulary_size - 1}")
+        return str(self._processor.decode(ids))
 
     def pinned(self) -> "SentencePieceTokenizer":
         """The same with the file's hash."""
@@ -258,6 +269,8 @@ class SentencePieceTokenizer:
             raise UserError(
                 f'{self.path}: reading it needs the package sentencepiece: pip install "vitjax[text]"'
             ) from error
+        if not data:  # which sentencepiece takes for no model yet
+            raise UserError(f"{self.path}: no model file of sentencepiece: it is empty")
         try:
             processor = sentencepiece.SentencePieceProcessor(model_proto=data)
         except RuntimeError as error:

@@ -14,14 +14,13 @@ import numpy as np
 from vitjax.arrays import Batch, Tree
 from vitjax.config import describe
 from vitjax.data.loading import Shards
-from vitjax.data.sources import ImageList
 from vitjax.errors import UserError
 from vitjax.inference.foreign import adapt
 from vitjax.inference.foreign_types import Holding
 from vitjax.inference.fusing import fused_parts, is_fused
 from vitjax.inference.opening import open_any
 from vitjax.inference.packed import budgeted, packed_parts
-from vitjax.inference.predict import Pictures, list_pictures, score_pictures
+from vitjax.inference.predict import Pictures, open_pictures, score_pictures
 from vitjax.inference.preparation import default_preparation, numbered_labels, random_variables
 from vitjax.inference.results import Result
 from vitjax.inference.writing import FORMATS, write_foreign
@@ -87,7 +86,8 @@ class Bundle:
 
         Args:
             images: a path, folder, pattern, http(s) address, file's bytes, PIL image or array (uint8 0 to 255, or float
-                0 to 1), or a list of any of these; see `inference.predict.list_pictures`.
+                0 to 1), or a list of any of these; see `inference.predict.list_pictures`. A model of clips takes
+                animated files (GIF, WebP, PNG) and arrays `[T, H, W, C]`; a picture is a clip of one frame.
             top_k: how many classes, or objects, `result.top()` returns and `print(result)` shows.
             tokens: budget of a model of packed rows: each picture is resized, aspect ratio kept, to at most as many
                 patches, instead of the bundle's own size. One program is compiled per budget.
@@ -103,8 +103,9 @@ class Bundle:
         if top_k < 1:
             raise UserError(f"`top_k` (={top_k}) must be 1 or more")
         batches = self.batches if tokens is None else budgeted(self.batches, tokens)
-        pictures = Pictures(ImageList(list_pictures(images)), self.labels)
+        pictures = open_pictures(images, batches, self.labels)
         make_result = getattr(self.task, "make_result", self._make_result)
+        unpack = getattr(self.task, "unpack", lambda predictions, batch: predictions)
 
         def result_of(number: int, prediction: Tree | None, error: str | None) -> Any:
             name, size = pictures.images.names[number], pictures.seen_sizes.get(number)
@@ -112,7 +113,7 @@ class Bundle:
             return make_result(name, self.labels, prediction, size, top_k, error=error, picture=read)
 
         found = {}
-        for number, prediction in score_pictures(pictures, batches, self._forward):
+        for number, prediction in score_pictures(pictures, batches, lambda batch: unpack(self._forward(batch), batch)):
             found[number] = result_of(number, prediction, None)
             del prediction  # its batch's raw predictions, such as masks of every query, go before the next one's come
         left_out = "the preparation of the batches left it out"

@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from vitjax.data.sources import ImageList
 from vitjax.errors import UserError
 from vitjax.inference.bundle import Bundle
-from vitjax.inference.predict import list_pictures
+from vitjax.inference.predict import open_pictures
 from vitjax.inference.results import Result
 
 __all__ = ["Cascaded", "amortised", "cascade", "cascaded_scores", "least_certain"]
@@ -55,7 +54,7 @@ def cascade(
     """
     if len(tokens) != 2 or not tokens[0] < tokens[1]:
         raise UserError(f"`tokens` (={tokens}) must be a small and a larger budget, such as (64, 256)")
-    pictures = ImageList(list_pictures(images)).items
+    pictures = open_pictures(images, bundle.batches, bundle.labels).images.items
     results = bundle.predict(list(pictures), top_k=top_k, tokens=tokens[0])
     if any(not isinstance(result, Result) for result in results):
         raise UserError(f"a cascade ranks classifiers' answers, and these are {type(results[0]).__name__}s")

@@ -33,7 +33,7 @@ def backbone_weights(
         module: to be trained.
         shapes: of its variables, by path.
         path: whatever `vitjax.load` opens.
-        trunk: what the trunk is called in the classifier.
+        trunk: what the trunk is called in the classifier; nothing where it is the classifier itself, as of a NaViT.
         backbone: what it is called in the module.
         name: see `vitjax.load`.
         layout: see `vitjax.load`.
@@ -46,7 +46,8 @@ def backbone_weights(
     """
     opened = open_any(path, name=name, layout=layout, any_size=True)
     wanted = {known: shape for known, shape in shapes.items() if known.split("/")[1] == backbone}
-    named = {known: re.sub(rf"^(\w+)/{backbone}/", rf"\1/{trunk}/", known) for known in wanted}
+    below = f"{trunk}/" if trunk else ""
+    named = {known: re.sub(rf"^(\w+)/{backbone}/", rf"\1/{below}", known) for known in wanted}
     misfits = [
         f"{theirs} {opened.arrays[theirs].shape if theirs in opened.arrays else 'is missing'}, expected {wanted[ours]}"
         for ours, theirs in named.items()

@@ -11,21 +11,24 @@ import numpy as np
 from PIL import Image
 
 from vitjax.arrays import Batch, Int, Tree
+from vitjax.data.clip_sources import ClipList
+from vitjax.data.clips import Tubelets
 from vitjax.data.images import BrokenExample
 from vitjax.data.loading import Shards
 from vitjax.data.sources import ImageList
 from vitjax.errors import UserError
 
-__all__ = ["Pictures", "list_pictures", "score_pictures", "small_batches"]
+__all__ = ["Pictures", "list_pictures", "open_pictures", "score_pictures", "small_batches"]
 
 
-def list_pictures(images: Any) -> list[Any]:
+def list_pictures(images: Any, axes: int = 3) -> list[Any]:
     """What `ImageList` takes, one entry per thing given: batches of arrays are cut into images.
 
     Args:
         images: one of these, or any mixture of them in a list: the path of a file; a folder, for all images in it; a
             pattern such as `photos/*.jpg`; an `http(s)://` address; the bytes of a file; a PIL image; an array (numpy,
             JAX or torch) `[H, W]`, `[H, W, C]`, or `[N, H, W, C]`, which counts as N images.
+        axes: of one image at most; with 4, an array `[T, H, W, C]` is one clip, and a batch has one axis more.
     """
     is_one = isinstance(images, str | bytes | os.PathLike | Image.Image) or hasattr(images, "__array__")
     entries: list[Any] = []
@@ -34,7 +37,7 @@ def list_pictures(images: Any) -> list[Any]:
             entries.append(item)
         else:
             array = np.asarray(item)
-            entries.extend(array if array.ndim == 4 else [array])
+            entries.extend(array if array.ndim == axes + 1 else [array])
     return entries
 
 
@@ -42,7 +45,7 @@ class Pictures:
     """An `ImageList` with the labels of a model, which remembers what each picture's size was, or why it has none.
 
     Attributes:
-        images: what is read.
+        images: what is read; or clips.
         labels: class names, as the batches ask for them.
         errors: reason by picture number, filled while reading.
         seen_sizes: (rows, columns) by picture number, filled while reading.
@@ -50,7 +53,7 @@ class Pictures:
 
     name = "predict"
 
-    def __init__(self, images: ImageList, labels: tuple[str, ...]):
+    def __init__(self, images: ImageList | ClipList, labels: tuple[str, ...]):
         self.images = images
         self.labels = labels
         self.errors: dict[int, str] = {}
@@ -64,7 +67,7 @@ class Pictures:
 
         def size(number: int) -> tuple[int, int]:
             try:
-                return self.images.size(number)
+                return self.images.size(number)  # pyright: ignore[reportAttributeAccessIssue], clips are packed
             except (BrokenExample, UserError):  # told when its turn comes
                 return 1, 1
 
@@ -74,7 +77,8 @@ class Pictures:
     def __getitem__(self, index: int) -> dict[str, Any]:
         try:
             example = self.images[index]
-            self.seen_sizes[index] = example["image"].shape[:2]
+            rows, columns, _ = example["video" if "video" in example else "image"].shape[-3:]
+            self.seen_sizes[index] = rows, columns
             return example
         except BrokenExample as error:
             self.errors[index] = error.reason
@@ -83,6 +87,19 @@ class Pictures:
             name = self.images.names[index]
             self.errors[index] = str(error).removeprefix(f"{name}: ")
             raise BrokenExample(name, self.errors[index]) from error
+
+
+def open_pictures(images: Any, batches: Any, labels: tuple[str, ...]) -> Pictures:
+    """What a person gave, read in the form that the batches prepare: clips where they cut tubelets, else pictures.
+
+    Args:
+        images: see `list_pictures`; of clips, animated files, and arrays `[T, H, W, C]` or `[N, T, H, W, C]`.
+        batches: description of batches.
+        labels: of the model.
+    """
+    if isinstance(getattr(batches, "cut", None), Tubelets):
+        return Pictures(ClipList(list_pictures(images, axes=4)), labels)
+    return Pictures(ImageList(list_pictures(images)), labels)
 
 
 def small_batches(source: Any, batches: Any) -> Iterator[Batch]:

@@ -57,6 +57,7 @@ FORMATS: Mapping[str, Mapping[type, Callable[[Holding], tuple[Parts, set[str]]]]
     },
     "huggingface": {
         ViT: writing_vit.vit_to_huggingface,
+        NaFlexViT: writing_naflex.naflex_to_huggingface,
         MobileViT: writing_mobile.mobilevit_to_huggingface,
         MobileViTV2: writing_mobile.mobilevit_v2_to_huggingface,
         ResNet: writing_mobile.resnet_to_huggingface,

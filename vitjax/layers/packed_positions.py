@@ -1,15 +1,18 @@
 """Where a patch is in its image: NaViT's position embeddings (Dehghani et al. 2023, section 2.2, figure 10a, table 3).
 
-A position embedding maps the (row, column) of each patch and the grid of its image to a vector. It is composed of
+A position embedding maps the (row, column) of each patch and the grid of its image to a vector; of a clip, the (time,
+row, column) of each tubelet. It is composed of
 - coordinates: the index itself, or a fraction of the image's side;
-- what turns a coordinate into a vector: `LearnedAxis`, `SinusoidalAxis`, or both axes at once in `FourierPositions`;
-- how the vectors of row and column become one: `Sum`, `Stack`, `Product`.
+- what turns a coordinate into a vector: `LearnedAxis`, `SinusoidalAxis`, or all axes at once in `FourierPositions`;
+- how the vectors of the axes become one: `Sum`, `Stack`, `Product`.
 
 What the paper compares them with: one table for both axes, `JointPositions` (Pix2Struct's), and one for the patches in
 reading order, `FlatPositions` (ViT's). Tables that are resized to each image, NaFlex's, are in
-`layers.resampled_positions`, with the same arguments.
+`layers.resampled_positions`, with the same arguments. All of these are of images alone.
 """
 
+import functools
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -24,6 +27,7 @@ from vitjax.errors import UserError
 from vitjax.ops.positions import sincos_1d
 
 __all__ = [
+    "AXES",
     "FactorisedPositions",
     "FlatPositions",
     "FourierPositions",
@@ -34,18 +38,25 @@ __all__ = [
     "Stack",
     "Sum",
     "absolute",
+    "check_images",
     "fractional",
     "fractional_of_longer",
 ]
 
 
-def absolute(positions: Int[Array, "B N 2"], grids: Int[Array, "B N 2"], length: int, axis: int) -> Float[Array, "B N"]:
+AXES = ("times", "rows", "columns")
+"""Names of the axes; images have the last two."""
+
+
+def absolute(
+    positions: Int[Array, "B N axes"], grids: Int[Array, "B N axes"], length: int, axis: int
+) -> Float[Array, "B N"]:
     """The index of the patch: how large the image is can be seen, sizes beyond the table cannot."""
     return positions[..., axis].astype(jnp.float32)
 
 
 def fractional(
-    positions: Int[Array, "B N 2"], grids: Int[Array, "B N 2"], length: int, axis: int
+    positions: Int[Array, "B N axes"], grids: Int[Array, "B N axes"], length: int, axis: int
 ) -> Float[Array, "B N"]:
     """The index as a share of the image's own side, spread over a table of `length`: independent of size and aspect.
 
@@ -56,23 +67,24 @@ def fractional(
 
 
 def fractional_of_longer(
-    positions: Int[Array, "B N 2"], grids: Int[Array, "B N 2"], length: int, axis: int
+    positions: Int[Array, "B N axes"], grids: Int[Array, "B N axes"], length: int, axis: int
 ) -> Float[Array, "B N"]:
-    """As `fractional`, as a share of the image's longer side: keeps the aspect ratio (figure 17)."""
-    share = positions[..., axis] / jnp.maximum(grids[..., 0], grids[..., 1])
+    """As `fractional`, as a share of the image's longer side: keeps the aspect ratio (figure 17). Time is as there."""
+    is_side = axis >= grids.shape[-1] - 2
+    share = positions[..., axis] / (jnp.max(grids[..., -2:], axis=-1) if is_side else grids[..., axis])
     return jnp.minimum(share * length, length - 1.0)
 
 
 @runtime_checkable
 class Combination(Protocol):
-    """How two axes become one vector."""
+    """How the vectors of all axes become one."""
 
-    def axis_width(self, width: int) -> int:
-        """The width that each axis must have for a result of `width`."""
+    def axis_width(self, width: int, axes: int) -> int:
+        """The width that each of so many axes must have for a result of `width`."""
         ...
 
-    def __call__(self, rows: Array, columns: Array) -> Array:
-        """Combines the last axes."""
+    def __call__(self, *vectors: Array) -> Array:
+        """Combines the last dimensions."""
         ...
 
 
@@ -80,41 +92,41 @@ class Combination(Protocol):
 class Sum:
     """Row plus column: the paper's best."""
 
-    def axis_width(self, width: int) -> int:
-        """Both axes are as wide as the result."""
+    def axis_width(self, width: int, axes: int) -> int:
+        """All are as wide as the result."""
         return width
 
-    def __call__(self, rows: Array, columns: Array) -> Array:
+    def __call__(self, *vectors: Array) -> Array:
         """Element by element."""
-        return rows + columns
+        return functools.reduce(operator.add, vectors)
 
 
 @dataclass(frozen=True)
 class Product:
     """Row times column."""
 
-    def axis_width(self, width: int) -> int:
-        """Both axes are as wide as the result."""
+    def axis_width(self, width: int, axes: int) -> int:
+        """All are as wide as the result."""
         return width
 
-    def __call__(self, rows: Array, columns: Array) -> Array:
+    def __call__(self, *vectors: Array) -> Array:
         """Element by element."""
-        return rows * columns
+        return functools.reduce(operator.mul, vectors)
 
 
 @dataclass(frozen=True)
 class Stack:
-    """Row in the first half, column in the second."""
+    """Row in the first half, column in the second; of clips a third each, time first."""
 
-    def axis_width(self, width: int) -> int:
-        """Each axis has half the result."""
-        if width % 2:
-            raise UserError(f"stacked positions: `width` (={width}) must be even")
-        return width // 2
+    def axis_width(self, width: int, axes: int) -> int:
+        """Each has its share of the result."""
+        if width % axes:
+            raise UserError(f"stacked positions: `width` (={width}) must be divisible by {axes}, the number of axes")
+        return width // axes
 
-    def __call__(self, rows: Array, columns: Array) -> Array:
-        """Along the last axis."""
-        return jnp.concatenate([rows, columns], axis=-1)
+    def __call__(self, *vectors: Array) -> Array:
+        """One after another."""
+        return jnp.concatenate(vectors, axis=-1)
 
 
 class LearnedAxis(nn.Module):
@@ -163,6 +175,8 @@ class SinusoidalAxis(nn.Module):
 class FactorisedPositions(nn.Module):
     """One embedding per axis, combined (section 2.2); the paper's choice is learned, absolute, and summed.
 
+    Parameters lie under `rows` and `columns`, and for clips `times`.
+
     Attributes:
         axis: factory of a module (length, width) such as `LearnedAxis`.
         coordinates: `absolute`, `fractional` or `fractional_of_longer`.
@@ -176,17 +190,17 @@ class FactorisedPositions(nn.Module):
     @nn.compact
     def __call__(
         self,
-        positions: Int[Array, "B N 2"],
-        grids: Int[Array, "B N 2"],
-        max_grid: tuple[int, int],
+        positions: Int[Array, "B N axes"],
+        grids: Int[Array, "B N axes"],
+        max_grid: tuple[int, ...],
         width: int,
     ) -> Float[Array, "B N D"]:
         """Vectors of all patches; `grids` holds each token's own grid, `max_grid` the tables' lengths."""
         positions, grids = jnp.asarray(positions), jnp.asarray(grids)
         vectors = []
-        for number, (name, length) in enumerate(zip(("rows", "columns"), max_grid, strict=True)):
+        for number, (name, length) in enumerate(zip(AXES[-len(max_grid) :], max_grid, strict=True)):
             coordinates = self.coordinates(positions, grids, length, number)
-            axis = self.axis(length=length, width=self.combine.axis_width(width), name=name)
+            axis = self.axis(length=length, width=self.combine.axis_width(width, len(max_grid)), name=name)
             if isinstance(axis, LearnedAxis):
                 check_inside(coordinates, length, name)
             vectors.append(axis(coordinates))
@@ -194,7 +208,7 @@ class FactorisedPositions(nn.Module):
 
 
 class FourierPositions(nn.Module):
-    """Learned frequencies over both axes jointly: one linear map of (row, column), then sine and cosine, stacked.
+    """Learned frequencies over all axes jointly: one linear map of (row, column), then sine and cosine, stacked.
 
     Attributes:
         coordinates: `absolute`, `fractional` or `fractional_of_longer`.
@@ -207,9 +221,9 @@ class FourierPositions(nn.Module):
     @nn.compact
     def __call__(
         self,
-        positions: Int[Array, "B N 2"],
-        grids: Int[Array, "B N 2"],
-        max_grid: tuple[int, int],
+        positions: Int[Array, "B N axes"],
+        grids: Int[Array, "B N axes"],
+        max_grid: tuple[int, ...],
         width: int,
     ) -> Float[Array, "B N D"]:
         """Vectors of all patches; no limit, `max_grid` is the scale of fractional coordinates."""
@@ -217,7 +231,7 @@ class FourierPositions(nn.Module):
             raise UserError(f"Fourier positions: `width` (={width}) must be even")
         positions, grids = jnp.asarray(positions), jnp.asarray(grids)
         axes = [self.coordinates(positions, grids, length, axis) for axis, length in enumerate(max_grid)]
-        kernel = self.param("frequencies", nn.initializers.normal(self.std), (2, width // 2), jnp.float32)
+        kernel = self.param("frequencies", nn.initializers.normal(self.std), (len(axes), width // 2), jnp.float32)
         angles = jnp.einsum("bnc,cd->bnd", jnp.stack(axes, axis=-1), kernel, precision="highest")
         return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
@@ -236,14 +250,15 @@ class JointPositions(nn.Module):
     @nn.compact
     def __call__(
         self,
-        positions: Int[Array, "B N 2"],
-        grids: Int[Array, "B N 2"],
-        max_grid: tuple[int, int],
+        positions: Int[Array, "B N axes"],
+        grids: Int[Array, "B N axes"],
+        max_grid: tuple[int, ...],
         width: int,
     ) -> Float[Array, "B N D"]:
         """Vectors of all patches; NaN beyond `max_grid`."""
+        check_images(max_grid, "JointPositions")
         positions = jnp.asarray(positions)
-        for axis, (name, length) in enumerate(zip(("rows", "columns"), max_grid, strict=True)):
+        for axis, (name, length) in enumerate(zip(AXES[1:], max_grid, strict=True)):
             check_inside(positions[..., axis], length, name)
         table = self.param("table", nn.initializers.normal(self.std), (*max_grid, width), jnp.float32)
         return table.at[positions[..., 0], positions[..., 1]].get(mode="fill", fill_value=jnp.nan)
@@ -263,17 +278,27 @@ class FlatPositions(nn.Module):
     @nn.compact
     def __call__(
         self,
-        positions: Int[Array, "B N 2"],
-        grids: Int[Array, "B N 2"],
-        max_grid: tuple[int, int],
+        positions: Int[Array, "B N axes"],
+        grids: Int[Array, "B N axes"],
+        max_grid: tuple[int, ...],
         width: int,
     ) -> Float[Array, "B N D"]:
         """Vectors of all patches; the table has a row for each patch of `max_grid`, and beyond it is NaN."""
+        check_images(max_grid, "FlatPositions")
         positions, length = jnp.asarray(positions), max_grid[0] * max_grid[1]
         number = positions[..., 0] * jnp.asarray(grids)[..., 1] + positions[..., 1]
         check_inside(number, length, "patches")
         table = self.param("table", nn.initializers.normal(self.std), (length, width), jnp.float32)
         return table.at[number].get(mode="fill", fill_value=jnp.nan)
+
+
+def check_images(max_grid: tuple[int, ...], owner: str) -> None:
+    """Raises `UserError` where positions have another axis than rows and columns."""
+    if len(max_grid) != 2:
+        raise UserError(
+            f"{owner} has one table for rows and columns, and `max_grid` (={max_grid}) is of clips; use "
+            "FactorisedPositions or FourierPositions"
+        )
 
 
 def check_inside(coordinates: Array, length: int, axis: str) -> None:

@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from vitjax.arrays import Array, Float, Int
+from vitjax.layers.packed_positions import check_images
 from vitjax.ops.axis_weights import AxisWeights, bicubic_antialias, bilinear
 
 __all__ = ["ResampledAxes", "ResampledGrid", "longer_side", "own_sides"]
@@ -41,7 +42,7 @@ class ResampledGrid(nn.Module):
 
     @nn.compact
     def __call__(
-        self, positions: Int[Array, "B N 2"], grids: Int[Array, "B N 2"], table_grid: tuple[int, int], width: int
+        self, positions: Int[Array, "B N axes"], grids: Int[Array, "B N axes"], table_grid: tuple[int, ...], width: int
     ) -> Float[Array, "B N D"]:
         """Vectors of all patches; `grids` holds each token's own grid, `table_grid` the table's rows and columns."""
         table = self.param("table", nn.initializers.normal(self.std), (*table_grid, width), jnp.float32)
@@ -66,7 +67,7 @@ class ResampledAxes(nn.Module):
 
     @nn.compact
     def __call__(
-        self, positions: Int[Array, "B N 2"], grids: Int[Array, "B N 2"], table_grid: tuple[int, int], width: int
+        self, positions: Int[Array, "B N axes"], grids: Int[Array, "B N axes"], table_grid: tuple[int, ...], width: int
     ) -> Float[Array, "B N D"]:
         """As `ResampledGrid`; `table_grid` holds the lengths of both tables."""
         vectors = []
@@ -80,7 +81,8 @@ class ResampledAxes(nn.Module):
 
 
 def _axis_weights(
-    module: ResampledGrid | ResampledAxes, positions: Array, grids: Array, table_grid: tuple[int, int]
+    module: ResampledGrid | ResampledAxes, positions: Array, grids: Array, table_grid: tuple[int, ...]
 ) -> list[Array]:
+    check_images(table_grid, type(module).__name__)
     sides, places = module.sides(grids), jnp.asarray(positions)
     return [module.weights(places[..., axis], sides[..., axis], size) for axis, size in enumerate(table_grid)]

@@ -168,7 +168,7 @@ class DETR(nn.Module):
         everywhere = np.ones((1, *sides), bool) if mask is None else mask
         positions = masked_sine_positions(everywhere, width).astype(projected.dtype)
         positions = jnp.broadcast_to(positions, projected.shape).reshape(-1, width)
-        keys = None if mask is None else mask.reshape(batch, -1)
+        keys = None if mask is None else mask.reshape(batch, 1, -1)
         where: Any = {"batch": batch, "mask": keys, "train": train}
         memory = self.encoder(projected.reshape(-1, width), positions, **where)
         queries = jnp.tile(self.query_embedding.astype(projected.dtype), (batch, 1))

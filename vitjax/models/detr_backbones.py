@@ -6,7 +6,6 @@ and says its `stride`, the pixels of the picture per pixel of the last map; see 
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -14,7 +13,7 @@ import numpy as np
 
 from vitjax.arrays import Array, Float, Int
 from vitjax.errors import UserError
-from vitjax.models.navit import NaViT
+from vitjax.models.navit import AllTokens, NaViT
 from vitjax.models.vit import ViT
 from vitjax.ops.padded_maps import clear_padding, content_mask
 from vitjax.ops.patches import cut_patches
@@ -28,16 +27,6 @@ class _AllTokens(nn.Module):
     def __call__(self, tokens: Float[Array, "B N D"], num_prefix: int, train: bool) -> Float[Array, "B values"]:
         """Without the class token."""
         return tokens[:, num_prefix:].reshape(tokens.shape[0], -1)
-
-
-class _AllPackedTokens(nn.Module):
-    """The same for a NaViT, of rows with one image each."""
-
-    def __call__(
-        self, tokens: Float[Array, "B N D"], segments: Int[Array, "B N"], num_slots: int, model: Any, train: bool
-    ) -> Float[Array, "B 1 values"]:
-        """Padding included."""
-        return tokens.reshape(tokens.shape[0], 1, -1)
 
 
 class ViTBackbone(nn.Module):
@@ -127,7 +116,7 @@ class NaViTBackbone(nn.Module):
             )
         mask = content_mask(sizes, np.arange(grid[0]) * size, np.arange(grid[1]) * size)
         places = jnp.asarray(np.moveaxis(np.indices(grid), 0, -1).reshape(1, -1, 2), jnp.int32)
-        make = partial(self.model, patch_size=size, max_grid=self.max_grid, num_classes=0, pool=_AllPackedTokens)
+        make = partial(self.model, patch_size=size, max_grid=self.max_grid, num_classes=0, pool=AllTokens)
         tokens = make(norm_before_head=None, dtype=self.dtype, name="navit")(
             patches,
             mask.reshape(batch, -1).astype(jnp.int32),

@@ -64,7 +64,7 @@ class Attention(nn.Module):
         values: Float[Array, "BM D"],
         *,
         batch: int,
-        mask: Bool[Array, "B M"] | None,
+        mask: Bool[Array, "B #queries M"] | None,
         train: bool,
     ) -> Float[Array, "BQ D"]:
         """Attends within each of the `batch` images.
@@ -74,7 +74,7 @@ class Attention(nn.Module):
             keys: tokens that are compared, positions added.
             values: the same tokens without them.
             batch: B.
-            mask: True for tokens that may be looked at; `None` for all.
+            mask: True for tokens that may be looked at, by each query or by all of them; `None` for all.
             train: whether dropout acts.
         """
         width = queries.shape[-1]
@@ -84,7 +84,7 @@ class Attention(nn.Module):
             return dense(tokens).reshape(batch, -1, self.num_heads, width // self.num_heads)
 
         query, key, value = project("query", queries), project("key", keys), project("value", values)
-        allowed = None if mask is None else mask[:, None, None, :]
+        allowed = None if mask is None else mask[:, None]
         if self.is_mutable_collection(MAPS) and not self.is_initializing():
             # Attention is linear in its values: of unit vectors it makes its own map.
             units = jnp.eye(key.shape[1], dtype=value.dtype)[None, :, None]
@@ -141,7 +141,7 @@ class EncoderBlock(nn.Module):
         positions: Float[Array, "BM D"],
         *,
         batch: int,
-        mask: Bool[Array, "B M"] | None,
+        mask: Bool[Array, "B #queries M"] | None,
         train: bool,
     ) -> Float[Array, "BM D"]:
         """One block; `mask` as for `Attention`. What is masked is computed as well, and looked at by nobody."""
@@ -176,7 +176,8 @@ class DecoderBlock(nn.Module):
         placed_memory: Float[Array, "BM D"],
         *,
         batch: int,
-        mask: Bool[Array, "B M"] | None,
+        slots: int = 1,
+        mask: Bool[Array, "B #queries M"] | None,
         train: bool,
     ) -> Float[Array, "BQ D"]:
         """One block.
@@ -186,8 +187,9 @@ class DecoderBlock(nn.Module):
             queries: the queries' embeddings, which are their positions.
             memory: the encoder's tokens.
             placed_memory: the same with their positions.
-            batch: B.
-            mask: True for tokens of `memory` that are picture; `None` for all.
+            batch: B, rows of `memory`.
+            slots: pictures of a row, each with as many queries, which see only one another.
+            mask: True for tokens of `memory` that a query may look at; `None` for all.
             train: whether dropout acts.
         """
         targets = end_fusion(targets)
@@ -195,7 +197,8 @@ class DecoderBlock(nn.Module):
         parts: Any = {"num_heads": self.num_heads, "dropout_rate": self.dropout_rate, "dtype": self.dtype}
         norm = partial(_norm, dtype=self.dtype)
         placed = targets + queries
-        found = Attention(**parts, name="attention")(placed, placed, targets, batch=batch, mask=None, train=train)
+        attend = Attention(**parts, name="attention")
+        found = attend(placed, placed, targets, batch=batch * slots, mask=None, train=train)
         targets = norm(name="norm_1")(targets + drop(found))
         attend = Attention(**parts, name="cross_attention")
         found = attend(targets + queries, placed_memory, memory, batch=batch, mask=mask, train=train)
@@ -227,7 +230,7 @@ class Encoder(nn.Module):
         positions: Float[Array, "BM D"],
         *,
         batch: int,
-        mask: Bool[Array, "B M"] | None,
+        mask: Bool[Array, "B #queries M"] | None,
         train: bool,
     ) -> Float[Array, "BM D"]:
         """The memory that the decoder reads."""
@@ -262,15 +265,20 @@ class Decoder(nn.Module):
         positions: Float[Array, "BM D"],
         *,
         batch: int,
-        mask: Bool[Array, "B M"] | None,
+        slots: int = 1,
+        mask: Bool[Array, "B #queries M"] | None,
         train: bool,
-    ) -> Float[Array, "L B Q D"]:
-        """Normed states of the queries behind every block, the last one last; the first begins with zeros."""
+    ) -> Float[Array, "L images Q D"]:
+        """Normed states of the queries behind every block, the last one last; the first begins with zeros.
+
+        Arguments as for `DecoderBlock`; `images` is `batch * slots`.
+        """
+        where: Any = {"batch": batch, "slots": slots, "mask": mask, "train": train}
         norm = _norm(dtype=self.dtype, name="norm")
         placed, targets, states = memory + positions, jnp.zeros_like(queries), []
         for number in range(self.depth):
             block = DecoderBlock(self.num_heads, self.mlp_width, self.dropout_rate, self.dtype, name=f"block_{number}")
-            targets = block(targets, queries, memory, placed, batch=batch, mask=mask, train=train)
-            self.sow("intermediates", f"block_{number}_output", targets.reshape(batch, -1, targets.shape[-1]))
-            states.append(norm(targets).reshape(batch, -1, targets.shape[-1]))
+            targets = block(targets, queries, memory, placed, **where)
+            self.sow("intermediates", f"block_{number}_output", targets.reshape(batch * slots, -1, targets.shape[-1]))
+            states.append(norm(targets).reshape(batch * slots, -1, targets.shape[-1]))
         return jnp.stack(states)

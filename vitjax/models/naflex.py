@@ -172,6 +172,7 @@ class NaFlexViT(nn.Module):
         zero_init_head: the head starts at zero; otherwise lecun-normal.
         head_bias: what the head's biases start at.
         use_qkv_bias: biases of the attention's queries, keys and values.
+        use_qk_norm: each head's queries and keys are normalised (Dehghani et al. 2023, arXiv:2302.05442, section 2).
         activation: of the MLPs.
         norm_epsilon: of all layer norms.
         dropout_rate: after the positions, after the attention, and twice in the MLP.
@@ -198,6 +199,7 @@ class NaFlexViT(nn.Module):
     zero_init_head: bool = True
     head_bias: float = 0.0
     use_qkv_bias: bool = True
+    use_qk_norm: bool = False
     activation: Callable[[Array], Array] = gelu
     norm_epsilon: float = 1e-6
     dropout_rate: float = 0.0
@@ -310,10 +312,16 @@ class NaFlexViT(nn.Module):
         # Numbers every image of the batch, below B*N, for stochastic depth; all of a row's padding shares one.
         images = (jnp.arange(batch)[:, None] * length + jnp.maximum(segments - 1, 0)).reshape(-1)
         block = nn.remat(NaFlexBlock, static_argnums=(4,)) if self.remat else NaFlexBlock
+        norm = functools.partial(LayerNorm, epsilon=self.norm_epsilon, dtype=self.dtype)
         for number in range(self.depth):
             tokens = block(
                 attention=functools.partial(
-                    SelfAttention, num_heads=self.num_heads, use_qkv_bias=self.use_qkv_bias, dtype=self.dtype
+                    SelfAttention,
+                    num_heads=self.num_heads,
+                    use_qkv_bias=self.use_qkv_bias,
+                    query_norm=norm if self.use_qk_norm else None,
+                    key_norm=norm if self.use_qk_norm else None,
+                    dtype=self.dtype,
                 ),
                 mlp=functools.partial(
                     MLP,
@@ -322,7 +330,7 @@ class NaFlexViT(nn.Module):
                     dropout_rate=self.dropout_rate,
                     dtype=self.dtype,
                 ),
-                norm=functools.partial(LayerNorm, epsilon=self.norm_epsilon, dtype=self.dtype),
+                norm=norm,
                 layer_scale=self.layer_scale,
                 dropout_rate=self.dropout_rate,
                 drop_path_rate=self.drop_path_rate * number / max(self.depth - 1, 1),

@@ -18,8 +18,9 @@ from vitjax.layers.transformer import MLP, Block
 from vitjax.models.vit import check_transformer
 from vitjax.ops.activations import gelu
 from vitjax.ops.attention import attend_packed, attention_report, packed_plan
+from vitjax.ops.segments import own_grid
 
-__all__ = ["VARIANTS", "AttentionPooling", "NaViT", "PatchEmbedding"]
+__all__ = ["VARIANTS", "AllTokens", "AttentionPooling", "NaViT", "PatchEmbedding"]
 
 _norm = functools.partial(LayerNorm, use_bias=False)
 
@@ -72,12 +73,25 @@ class AttentionPooling(nn.Module):
         return pool(tokens, segments, num_slots, train)
 
 
+class AllTokens(nn.Module):
+    """In the place of a pooling: every token as it is, for decoders that read them."""
+
+    def __call__(
+        self, tokens: Float[Array, "B N D"], segments: Int[Array, "B N"], num_slots: int, model: "NaViT", train: bool
+    ) -> Float[Array, "B N D"]:
+        """Padding included."""
+        return tokens
+
+
 class NaViT(nn.Module):
     """Native-resolution ViT: attention and pooling are masked so that each packed image sees only itself.
 
     Patch n' Pack: NaViT, a Vision Transformer for any Aspect Ratio and Resolution. Dehghani et al., 2023.
     https://arxiv.org/abs/2307.06304. Masked attention and pooling: section 2.2; factorised positions: section 2.2 and
     appendix; queries and keys normalised and no biases as in ViT-22B (Dehghani et al., 2023, section 2).
+
+    Clips are packed like images, cut into tubelets (`vitjax.data.clips`), with a third, factorised position for time:
+    what the paper does on Kinetics-400. `vitjax.transfer.clips` starts such a model from one of images.
 
     Where the public PyTorch versions differ (`vitjax.models.navit_pytorch` composes both from this class): they have
     biases in the MLPs and the patch embedding, layer norms around the latter, a pooling without MLP; one of them
@@ -90,8 +104,9 @@ class NaViT(nn.Module):
     Attributes:
         num_classes: outputs per image; 0 returns the pooled features. `None` is filled in by the trainer.
         patch_size: side of a patch; P must be a multiple of its square.
-        max_grid: rows and columns of the largest grid that learned absolute positions know. A patch beyond it is a
-            `UserError` where positions are known, and NaN under `jit`: never a neighbour's position. `data` checks.
+        max_grid: rows and columns of the largest grid that learned absolute positions know; for clips (times, rows,
+            columns). A patch beyond it is a `UserError` where positions are known, and NaN under `jit`: never a
+            neighbour's position. `data` checks.
         width: D.
         depth: L.
         num_heads: A.
@@ -118,7 +133,7 @@ class NaViT(nn.Module):
 
     num_classes: int | None = None
     patch_size: int = 16
-    max_grid: tuple[int, int] = (64, 64)
+    max_grid: tuple[int, ...] = (64, 64)
     width: int = 768
     depth: int = 12
     num_heads: int = 12
@@ -146,8 +161,11 @@ class NaViT(nn.Module):
         """Checks what can be checked before there is an image."""
         super().__post_init__()
         check_transformer(self.width, self.num_heads, self.dtype, where="NaViT", head_size=self.head_size)
-        if len(self.max_grid) != 2 or min(self.max_grid) < 1:
-            raise UserError(f"NaViT: `max_grid` (={self.max_grid}) must be two positive numbers, (rows, columns)")
+        if len(self.max_grid) not in (2, 3) or min(self.max_grid) < 1:
+            raise UserError(
+                f"NaViT: `max_grid` (={self.max_grid}) must be positive numbers, (rows, columns), or for clips "
+                "(times, rows, columns)"
+            )
 
     def describe(self, patches: Any, segments: Any, positions: Any, grid_sizes: Any, buckets: Any = None) -> str:
         """The attention that runs for these inputs, in words; only shapes matter."""
@@ -165,24 +183,25 @@ class NaViT(nn.Module):
         self,
         patches: Float[Array, "B N P"],
         segments: Int[Array, "B N"],
-        positions: Int[Array, "B N 2"],
-        grid_sizes: Int[Array, "B S 2"],
+        positions: Int[Array, "B N axes"],
+        grid_sizes: Int[Array, "B S axes"],
         *,
         buckets: tuple[Int[Array, "G _ _"], ...] | None = None,
         train: bool = False,
-    ) -> Float[Array, "B S classes"]:
-        """Classifies every image of every row; what an empty slot gets is finite and means nothing.
+    ) -> Float[Array, "B _ classes"]:
+        """Classifies every image of every row, `[B, S, classes]`; an empty slot's numbers are finite and mean nothing.
 
         Args:
-            patches: normalised values, a patch flattened (row, column, channel).
+            patches: normalised values, a patch flattened (row, column, channel), a tubelet with time in front.
             segments: the image of each token, 1…S; 0 is padding.
-            positions: (row, column) of the patch in its image's grid.
-            grid_sizes: (rows, columns) of each image's whole grid.
+            positions: (row, column) of the patch in its image's grid; of clips (time, row, column), as `max_grid`.
+            grid_sizes: (rows, columns) of each image's whole grid; of clips (times, rows, columns).
             buckets: where attention finds each image, on CPU; see `vitjax.ops.attention.packed_attention`.
             train: whether dropout and stochastic depth act.
 
         Raises:
-            UserError: P does not fit `patch_size`, a known position lies beyond `max_grid`, or `num_classes` is `None`.
+            UserError: P does not fit `patch_size`, positions are of images and `max_grid` of clips or the other way
+                round, a known position lies beyond `max_grid`, or `num_classes` is `None`.
         """
         if self.num_classes is None:
             raise UserError("NaViT: `num_classes` is not set; give the number of labels, or 0 for features")
@@ -192,11 +211,17 @@ class NaViT(nn.Module):
                 f"NaViT: patches of {values} values do not fit `patch_size` (={self.patch_size}), whose patches have "
                 f"{self.patch_size**2} values per channel; give the data and the model the same `patch_size`"
             )
+        if positions.shape[-1] != len(self.max_grid):
+            raise UserError(
+                f"NaViT: `max_grid` (={self.max_grid}) has {len(self.max_grid)} axes, and the patches' positions have "
+                f"{positions.shape[-1]}; give the data and the model the same `max_grid`, two numbers for images and "
+                "three for clips"
+            )
         segments = jnp.asarray(segments)
         embed = self.embed(name="patch_embedding")
         tokens = embed(jnp.asarray(patches, jnp.dtype(self.dtype)).reshape(-1, values), self.width, self.dtype)
         place = self.positions(name="position_embedding")
-        vectors = place(positions, _own_grid(grid_sizes, segments), self.max_grid, self.width)
+        vectors = place(positions, own_grid(grid_sizes, segments), self.max_grid, self.width)
         tokens = tokens + vectors.reshape(-1, self.width).astype(tokens.dtype)
         tokens = nn.Dropout(self.dropout_rate, deterministic=not train)(tokens)
         self.sow("intermediates", "embedded", tokens.reshape(batch, length, -1))
@@ -258,12 +283,6 @@ class NaViT(nn.Module):
             name="head",
         )
         return head(pooled)
-
-
-def _own_grid(grid_sizes: Int[Array, "B S 2"], segments: Int[Array, "B N"]) -> Int[Array, "B N 2"]:
-    """The grid of each token's image; 1 by 1 for padding."""
-    padded = jnp.pad(jnp.asarray(grid_sizes), ((0, 0), (1, 0), (0, 0)), constant_values=1)
-    return jnp.take_along_axis(padded, segments[:, :, None], axis=1)
 
 
 _SIZES: dict[str, dict[str, int]] = {

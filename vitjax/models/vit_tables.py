@@ -38,6 +38,7 @@ __all__ = [
     "LAYOUTS",
     "big_vision",
     "big_vision_names",
+    "checked_pool_heads",
     "huggingface",
     "huggingface_module",
     "huggingface_names",
@@ -340,7 +341,7 @@ def _square_convolution(module: Any) -> Transform:
     return axes("d c h w -> (h w c) d", h=module.patch_size, w=module.patch_size)
 
 
-def _pool_heads(module: Any) -> int:
+def checked_pool_heads(module: Any) -> int:
     """The heads of the module's pooling, if it attends; its numerics have to be the trunk's, as in everybody's files.
 
     Raises:
@@ -357,13 +358,13 @@ def _pool_heads(module: Any) -> int:
 
 def _timm_rules(module: Any) -> Table:
     """By where the module has its last norm."""
-    _pool_heads(module)
+    checked_pool_heads(module)
     final_norm = "fc_norm" if module.norm_after_pooling else "norm"
     return timm(final_norm=final_norm, patches=_square_convolution(module))
 
 
 def _big_vision_rules(module: Any) -> Table:
-    return big_vision(num_heads=module.num_heads, patch_size=module.patch_size, pool_heads=_pool_heads(module))
+    return big_vision(num_heads=module.num_heads, patch_size=module.patch_size, pool_heads=checked_pool_heads(module))
 
 
 LAYOUTS: tuple[Layout, ...] = (

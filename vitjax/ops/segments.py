@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from vitjax.arrays import Array, Bool, Float, Int
 
-__all__ = ["gather_rows", "inverse_rows", "segment_mask", "segment_mean", "segment_softmax", "slot_mask"]
+__all__ = ["gather_rows", "inverse_rows", "own_grid", "segment_mask", "segment_mean", "segment_softmax", "slot_mask"]
 
 MASKED = -0.7 * float(jnp.finfo(jnp.float32).max)
 """Logit of what must not be attended to: finite, so that a row without anything to attend to is finite too."""
@@ -22,6 +22,12 @@ def segment_mask(query_segments: Int[Array, "B N"], key_segments: Int[Array, "B 
 def slot_mask(segments: Int[Array, "B N"], num_slots: int) -> Bool[Array, "B S N"]:
     """True where a token belongs to the image of slot s, which is segment s + 1."""
     return jnp.asarray(segments)[:, None, :] == jnp.arange(1, num_slots + 1)[None, :, None]
+
+
+def own_grid(grid_sizes: Int[Array, "B S axes"], segments: Int[Array, "B N"]) -> Int[Array, "B N axes"]:
+    """The grid of each token's image; 1 along every axis for padding."""
+    padded = jnp.pad(jnp.asarray(grid_sizes), ((0, 0), (1, 0), (0, 0)), constant_values=1)
+    return jnp.take_along_axis(padded, segments[:, :, None], axis=1)
 
 
 def segment_softmax(

@@ -1,4 +1,4 @@
-"""A detector whose backbone has learned to classify first, as those of the papers have on ImageNet."""
+"""A model whose backbone has learned to classify first, as those of the papers have on ImageNet."""
 
 import copy
 from collections.abc import Callable
@@ -14,13 +14,14 @@ from vitjax.training.fit import fit
 __all__ = ["pretrain_backbone"]
 
 
-def pretrain_backbone(config: ConfigDict, *, then: Callable[[ConfigDict], Any]) -> Any:
+def pretrain_backbone(config: ConfigDict, *, then: Callable[[ConfigDict], Any], trunk: str = "trunk") -> Any:
     """Trains a classifier in `workdir/backbone`, then the config's own model, whose backbone starts as its trunk.
 
     Args:
-        config: of a run, and in `config.pretraining` whatever the classifier's run has otherwise: its `model` with a
-            module `trunk`, `task`, `train`, `steps` and so on.
+        config: of a run, and in `config.pretraining` whatever the classifier's run has otherwise: its `model`, `task`,
+            `train`, `steps` and so on.
         then: program of the second run, in `workdir` itself.
+        trunk: what the trunk is called in the classifier; see `backbone_weights`.
 
     Returns:
         What `then` returns, or the first run's summary where that was interrupted.
@@ -36,10 +37,10 @@ def pretrain_backbone(config: ConfigDict, *, then: Callable[[ConfigDict], Any]) 
             classifier[key] = setting
         classifier.workdir = str(folder)
         del classifier["pretraining"], config["pretraining"]
-        config.initial = factory(backbone_weights, path=str(folder / "best"))
+        config.initial = factory(backbone_weights, path=str(folder / "best"), trunk=trunk)
     print("-- the backbone, in a classifier", flush=True)
     run = fit(classifier)
     if run.interrupted:
         return run
-    print("-- the detector", flush=True)
+    print("-- the model itself", flush=True)
     return then(config)

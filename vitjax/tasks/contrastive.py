@@ -11,8 +11,8 @@ import numpy as np
 from vitjax.arrays import Array, Batch, Float, Int, Tree
 from vitjax.evaluation.retrieval import chance_recall, recall_at
 from vitjax.ops.contrastive_chunks import PairLoss, SoftmaxPairs
-from vitjax.ops.normalisation import normalise_patches
 from vitjax.tasks.meters import MeanMeter
+from vitjax.tasks.packed_classification import packed_inputs
 from vitjax.tasks.task import Metrics
 
 __all__ = ["Contrastive", "RetrievalMeter"]
@@ -42,11 +42,9 @@ class Contrastive:
         return batch
 
     def inputs(self, batch: Batch) -> dict[str, Any]:
-        """`patches` float32, normalised; the packing of images and texts."""
-        names = ("segments", "positions", "grid_sizes", "text_tokens", "text_segments", "text_positions", "text_mask")
-        return {"patches": normalise_patches(batch["patches"], self.mean, self.std)} | {
-            name: batch[name] for name in names
-        }
+        """`patches` float32, normalised; the packing of images and texts; `buckets` where the batch has them."""
+        names = ("text_tokens", "text_segments", "text_positions", "text_mask")
+        return packed_inputs(batch, self.mean, self.std) | {name: batch[name] for name in names}
 
     def loss(self, outputs: Mapping[str, Array], batch: Batch) -> tuple[jax.Array, Metrics]:
         """Mean over the real pairs (0 if there are none)."""

@@ -1,5 +1,6 @@
 """Classification of images of any size, several to a row (NaViT: Dehghani et al., 2023, arXiv:2307.06304)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +13,14 @@ from vitjax.ops.normalisation import normalise_patches
 from vitjax.tasks.meters import MeanMeter, masked_scores
 from vitjax.tasks.task import Metrics
 
-__all__ = ["PackedClassification"]
+__all__ = ["PackedClassification", "packed_inputs"]
+
+
+def packed_inputs(batch: Batch, mean: Sequence[float], std: Sequence[float]) -> dict[str, Any]:
+    """What a model of packed rows takes: normalised patches, and where they belong."""
+    names = ("segments", "positions", "grid_sizes", "buckets")
+    packing = {name: batch[name] for name in names if name in batch}
+    return {"patches": normalise_patches(batch["patches"], mean, std)} | packing
 
 
 @dataclass(frozen=True)
@@ -38,9 +46,7 @@ class PackedClassification:
 
     def inputs(self, batch: Batch) -> dict[str, Any]:
         """`patches` float32 [B, N, P], normalised; the packing's description; `buckets` where the batch has them."""
-        names = ("segments", "positions", "grid_sizes", "buckets")
-        packing = {name: batch[name] for name in names if name in batch}
-        return {"patches": normalise_patches(batch["patches"], self.mean, self.std)} | packing
+        return packed_inputs(batch, self.mean, self.std)
 
     def loss(self, outputs: Float[Array, "B S classes"], batch: Batch) -> tuple[jax.Array, Metrics]:
         """Mean over the real images of all rows."""

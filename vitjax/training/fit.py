@@ -142,7 +142,8 @@ def _after_first_step(loop: _Loop, result: StepResult, host_batch: Batch, dispat
     seconds = dispatch_seconds + time.perf_counter() - began
     loop.log.say(f"compiled and made the first step in {seconds:.1f} s")
     if loop.parts.writes:
-        drawn = draw_batch(host_batch, loop.parts.train.labels, loop.parts.folder.plots)
+        train = loop.parts.train
+        drawn = draw_batch(host_batch, train.labels, loop.parts.folder.plots, getattr(train, "patch_size", None))
         names = ", ".join(str(path) for path in drawn)
         loop.log.say(f"drew {names}" if drawn else "drew nothing: the batch has neither `image` nor `patches`")
 

@@ -46,20 +46,21 @@ def _draw_lines(path: Path, names: Sequence[str], train: Sequence[dict], evaluat
     figure.savefig(path, dpi=100)
 
 
-def draw_batch(batch: Batch, labels: Sequence[str] | None, folder: Path) -> list[Path]:
+def draw_batch(batch: Batch, labels: Sequence[str] | None, folder: Path, patch_size: int | None = None) -> list[Path]:
     """`inputs.png`, and `rows.png` for packed rows: every image in a colour of its own, padding white.
 
     Args:
         batch: numpy, of either kind.
         labels: class names.
         folder: where the pictures go.
+        patch_size: see `packed_images`.
 
     Returns:
         The files drawn; none for a batch that holds neither images nor patches.
     """
     drawn = []
     if "patches" in batch:
-        images, numbers = packed_images(batch, _SHOWN)
+        images, numbers = packed_images(batch, _SHOWN, patch_size)
         _draw_rows(folder / "rows.png", batch["segments"])
         drawn.append(folder / "rows.png")
     elif "image" in batch:
@@ -72,24 +73,33 @@ def draw_batch(batch: Batch, labels: Sequence[str] | None, folder: Path) -> list
     return drawn
 
 
-def packed_images(batch: Batch, most: int) -> tuple[list[np.ndarray], list[int]]:
+def packed_images(batch: Batch, most: int, patch_size: int | None = None) -> tuple[list[np.ndarray], list[int]]:
     """The first images of packed rows put together from their patches, dropped tokens grey; and their labels.
 
+    Of a clip, the middle frames of its tubelets stand side by side.
+
     Args:
-        batch: with uint8 `patches` [B, N, P], a patch flattened (row, column, channel).
+        batch: with uint8 `patches` [B, N, P], a patch flattened (row, column, channel), a tubelet with time in front.
         most: images returned at most.
+        patch_size: side of a patch, pixels; by default that of square patches.
     """
-    patches = batch["patches"]
-    channels = 3 if math.isqrt(patches.shape[-1] // 3) ** 2 * 3 == patches.shape[-1] else 1
-    size = math.isqrt(patches.shape[-1] // channels)
+    values = batch["patches"].shape[-1]
+    square = 3 if math.isqrt(values // 3) ** 2 * 3 == values else 1
+    size = patch_size or math.isqrt(values // square)
+    channels = 3 if values % (3 * size**2) == 0 else 1
+    # [B, N, rows, columns, channels] of the middle frame
+    blocks = batch["patches"].reshape(*batch["patches"].shape[:2], -1, size, size, channels)
+    patches = blocks[:, :, blocks.shape[2] // 2]
     images, labels = [], []
     for row, slot in np.argwhere(batch["image_mask"])[:most]:
         tokens = batch["segments"][row] == slot + 1
-        grid = batch["grid_sizes"][row, slot]
-        canvas = np.full((*grid, size, size, channels), 128, np.uint8)
+        rows, columns = batch["grid_sizes"][row, slot][-2:]
+        times = math.prod(batch["grid_sizes"][row, slot][:-2].tolist())
+        canvas = np.full((rows, times, columns, size, size, channels), 128, np.uint8)
         at = batch["positions"][row][tokens]
-        canvas[at[:, 0], at[:, 1]] = patches[row][tokens].reshape(-1, size, size, channels)
-        images.append(canvas.swapaxes(1, 2).reshape(grid[0] * size, grid[1] * size, channels))
+        time = at[:, 0] if at.shape[1] == 3 else 0
+        canvas[at[:, -2], time, at[:, -1]] = patches[row][tokens]
+        images.append(canvas.transpose(0, 3, 1, 2, 4, 5).reshape(rows * size, times * columns * size, channels))
         labels.append(int(batch["label"][row, slot]) if "label" in batch else -1)
     return images, labels
 
