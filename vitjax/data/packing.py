@@ -191,7 +191,7 @@ class PackedBatches:
         if not self.num_examples:
             raise UserError(f"PackedBatches: the source {getattr(self.source, 'name', self.source)!r} has no examples")
         order = ShuffledOrder(seed, self.num_examples)
-        buckets = self._plan_buckets(self._sizes(order, _SAMPLE), shards) if self._wants_buckets(shards) else None
+        buckets = self.plan_buckets(shards, order)
         start = {"seed": seed, "examples": self.num_examples, "num_packers": self.packers} | start
         produce = functools.partial(_produce, _Plan(self, order, shards.groups, buckets))
         return BatchStream(produce, start, _summarise, self.prefetch)
@@ -207,7 +207,7 @@ class PackedBatches:
         start = self._start(shards)
         if not self.num_examples:
             return
-        buckets = self._plan_buckets(self._epoch_sample, shards) if self._wants_buckets(shards) else None
+        buckets = self.plan_buckets(shards)
         batches = self._epoch_batches if shards.process_count > 1 else None
         plan = _Plan(self, FixedOrder(), shards.groups, buckets, end=self.num_examples, batches=batches)
         produced = _produce(plan, start)
@@ -261,7 +261,11 @@ class PackedBatches:
             _logger.info("packing: length buckets need a single process; attention will use the segment mask")
         return wanted and shards.process_count == 1
 
-    def _plan_buckets(self, sample: list[int | None], shards: Shards) -> Buckets | None:
+    def plan_buckets(self, shards: Shards, order: Callable[[int], tuple[int, int]] | None = None) -> Buckets | None:
+        """Capacities for the first examples of a stream, or for a sample of an epoch; `None` where none are wanted."""
+        if not self._wants_buckets(shards):
+            return None
+        sample = self._epoch_sample if order is None else self._sizes(order, _SAMPLE)
         sizes = np.array([tokens for tokens in sample if tokens is not None], np.int64)
         if not len(sizes):
             return None

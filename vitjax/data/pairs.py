@@ -190,8 +190,7 @@ class PackedPairBatches:
 
     def _image_buckets(self, shards: Shards) -> Buckets | None:
         """Planned as if every image row were always taken; where texts leave some empty there is room to spare."""
-        images = self._images
-        return images._plan_buckets(images._epoch_sample, shards) if images._wants_buckets(shards) else None
+        return self._images.plan_buckets(shards)
 
     @functools.cached_property
     def _epoch_batches(self) -> int:

@@ -21,7 +21,7 @@ from vitjax.ops.attention import Attend, attend_packed, attention_report, packed
 from vitjax.ops.axis_weights import bilinear_antialias
 from vitjax.ops.fusion import end_fusion
 from vitjax.ops.prefix_rows import prefix_rows
-from vitjax.ops.segments import segment_mean
+from vitjax.ops.segments import own_grid, segment_mean
 
 __all__ = ["VARIANTS", "AttentionPooling", "AveragePooling", "ClassTokenPooling", "NaFlexBlock", "NaFlexViT"]
 
@@ -291,7 +291,7 @@ class NaFlexViT(nn.Module):
         embed = Dense(self.width, dtype=self.dtype, kernel_init=lecun, name="patch_embedding")
         tokens = embed(jnp.asarray(patches, jnp.dtype(self.dtype)).reshape(-1, values)).reshape(batch, length, -1)
         place = self.positions(name="position_embedding")
-        tokens = tokens + place(positions, _own_grid(grid_sizes, segments), self.table_grid, self.width).astype(
+        tokens = tokens + place(positions, own_grid(grid_sizes, segments), self.table_grid, self.width).astype(
             tokens.dtype
         )
         tiny = nn.initializers.normal(1e-6)
@@ -355,12 +355,6 @@ class NaFlexViT(nn.Module):
             name="head",
         )
         return head(features)
-
-
-def _own_grid(grid_sizes: Int[Array, "B S 2"], segments: Int[Array, "B N"]) -> Int[Array, "B N 2"]:
-    """The grid of each token's image; 1 by 1 for padding."""
-    padded = jnp.pad(grid_sizes, ((0, 0), (1, 0), (0, 0)), constant_values=1)
-    return jnp.take_along_axis(padded, segments[:, :, None], axis=1)
 
 
 _BASE: dict[str, int] = {"width": 768, "depth": 12, "num_heads": 12, "mlp_width": 3072}
