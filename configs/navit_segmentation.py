@@ -5,9 +5,9 @@
 Data: rendered scenes of 32 to 64 px a side with up to four digits of 24 to 32 px; class 0 is the background; the digits
 of held-back scenes are held-back scans. First the NaViT learns to classify single digits, as the paper's has learned
 JFT's classes.
-Cost: MEASURE.
-Expected: MEASURE mean IoU and MEASURE pixel accuracy on 256 held-back scenes. `plots/predictions.png` shows scenes,
-truth, and what was found.
+Cost: 11 minutes on a single CPU core, 2 of them for the classifier (96.7 %).
+Expected: mean IoU 0.55 and pixel accuracy 0.955 on 256 held-back scenes (0.24 at step 300, 0.52 at 900), and still
+rising. `plots/predictions.png` shows scenes, truth, and what was found.
 
 NaViT (Dehghani et al., 2023, arXiv:2307.06304) transfers to ADE20k with the linear decoder of Segmenter (Strudel et
 al., 2021, arXiv:2105.05633): per patch one set of logits, interpolated in between. Sizes are drawn anew in training,

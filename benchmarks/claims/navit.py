@@ -310,6 +310,7 @@ def _table(curves: Mapping[str, _Curve], found: Sequence[Row]) -> str:
 
 def _draw(curves: Mapping[str, _Curve], path: Path) -> None:
     from matplotlib.figure import Figure
+    from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     for axes, (measure, title, scale) in zip(
@@ -323,6 +324,10 @@ def _draw(curves: Mapping[str, _Curve], path: Path) -> None:
             (line,) = axes.loglog(compute, error.mean(axis=0), "o-", label=model)
             axes.fill_between(compute, error.min(axis=0), error.max(axis=0), color=line.get_color(), alpha=0.2)
         axes.set(xlabel=title)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.set_major_formatter(FormatStrFormatter("%g"))
+            axis.set_minor_formatter(NullFormatter())
         axes.grid(alpha=0.3, which="both")
         axes.legend()
         if measure == "operations":
