@@ -4,9 +4,9 @@
 
 Data: scenes of one or two scanned digits and a sentence about each, drawn as they are needed; those held back have
 digits from held-back scans. A byte-level tokenizer learns its merges from the training captions first. Cost: 32
-minutes on a single CPU core. Expected, printed at the end: zero-shot top-1 over prompts for single digits of at least
-95 % (chance 10 %), and among 512 held-back pairs R@1 of at least 75 % in the mean of both ways (chance 1.3 %), R@5 and
-R@10 beside it; seed 0 gives 96.2 % and 81 % (75 % image to text, 88 % text to image), and R@1 of 81 % at step 3000.
+minutes on a single CPU core. Expected: zero-shot top-1 over prompts for single digits of at least 95 % (chance 10 %),
+and among 512 held-back pairs R@1 of at least 75 % in the mean of both ways (chance 1.3 %), R@5 and R@10 beside it,
+printed at the end; seed 0 gives 96.2 % and 81 % (75 % image to text, 88 % text to image), and R@1 of 81 % at step 3000.
 `plots/retrieval.png` shows captions found for held-back pictures.
 
 The same config on other pictures (set `--config.workdir` and the program's classes too):
