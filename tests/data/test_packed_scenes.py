@@ -145,3 +145,10 @@ def test_transforms_of_scenes_are_taken():
     resized = replace(BOXES, transforms=(SceneResize((8, 24)),), resolution=NativeSize())
     grids = {tuple(batch["grid_sizes"][row, slot]) for batch, row, slot, _ in slots_of(resized)}
     assert grids == {(2, 6)}
+
+
+@pytest.mark.parametrize("targets", [BoxSlots(3), ClassMapPatches()])
+def test_a_clip_is_no_scene(targets):
+    clip = {"video": np.zeros((2, 8, 8, 3), np.uint8), "index": 7}
+    with pytest.raises(UserError, match=r"example 7 has no image, .*it has video, index"):
+        targets.arrange(clip, (), np.random.default_rng(0), training=True, num_labels=10)

@@ -76,7 +76,8 @@ def test_objects_come_in_order_and_in_the_pictures_pixels():
     bundle, images = detector(), pictures()
     together = bundle.predict(images)
     (alone,) = bundle.predict([images[4]])
-    np.testing.assert_allclose(together[4].boxes_xyxy_pixels, alone.boxes_xyxy_pixels, atol=1e-3)
+    # 7.6e-6 of 57 pixels is what rounding in other row mates' company made of it
+    np.testing.assert_allclose(together[4].boxes_xyxy_pixels, alone.boxes_xyxy_pixels, atol=5e-5)
     np.testing.assert_allclose(together[4].scores, alone.scores, atol=1e-5)
     for (rows, columns), result in zip(SIZES, together, strict=True):
         assert len(result) == 4

@@ -65,4 +65,5 @@ def test_patches_are_normalised_and_images_are_not_asked_for():
     _, batch = draw()
     inputs = PackedSetPrediction().inputs(in_rows(batch))
     assert set(inputs) == {"patches", "segments"}
-    np.testing.assert_allclose(inputs["patches"][0, 0, :3], [-2.1179, -2.0357, -1.8044], atol=1e-3)
+    black = [-0.485 / 0.229, -0.456 / 0.224, -0.406 / 0.225]
+    np.testing.assert_allclose(inputs["patches"][0, 0, :3], black, rtol=1e-6)

@@ -236,7 +236,7 @@ class ScenePreparation:
         Raises:
             UserError: it lacks what the targets need, or contradicts itself.
         """
-        missing = [key for key in self.targets.needs if key not in example]
+        missing = [key for key in ("image", *self.targets.needs) if key not in example]
         if missing and self.training:
             raise UserError(
                 f"example {example.get('index')} has no {', '.join(missing)}, which `targets` "
